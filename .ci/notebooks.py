@@ -1,0 +1,44 @@
+"""Checks of the repository that need no kernel: exits with 1 and says what is wrong where.
+
+- a notebook is at most 300 KB, saved without errors, and its outputs hold no path of the machine it ran on;
+- an image outside the notebooks is a figure of the README, at most 100 KB: nothing else that could hold a real scan is tracked or about to be.
+"""
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+MACHINE_PATH = re.compile(r'(?<![\w.])/(?:work|root|home|Users|opt|tmp)/[\w.-]+|[A-Z]:\\Users')
+IMAGE = re.compile(r'\.(png|jpe?g|tiff?|bmp|gif|dcm|nii|nii\.gz|npy|npz|h5|svg)$', re.I)
+FIGURES = ('index_files/',)
+
+
+def check_notebook(path):
+    "What is wrong with one notebook."
+    size = path.stat().st_size
+    if size > 300_000: yield f'{size//1000} KB: keep it to 300 KB (smaller figures, lower dpi)'
+    for i, cell in enumerate(nbformat.read(path, 4).cells):
+        if cell.cell_type != 'code': continue
+        for out in cell.outputs:
+            if out.output_type == 'error': yield f'cell {i} was saved with the error {out.ename}'
+            text = out.get('text', '') + ''.join(str(v) for k, v in out.get('data', {}).items() if k.startswith('text'))
+            found = MACHINE_PATH.search(text)
+            if found: yield f'cell {i} shows a path of this machine in its output: {found[0]}'
+
+
+def main():
+    listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [ROOT/f for f in listed.split('\0') if f and (ROOT/f).is_file()]
+    wrong = [f'{f.relative_to(ROOT)}: {w}' for f in files if f.suffix == '.ipynb' for w in check_notebook(f)]
+    for f in files:
+        name, size = f.relative_to(ROOT).as_posix(), f.stat().st_size
+        if IMAGE.search(name) and not (name.startswith(FIGURES) and size <= 100_000):
+            wrong.append(f'{name} ({size//1000} KB): an image that is no figure of the README; real data must not be in the repository')
+    print('\n'.join(wrong) or f'{sum(f.suffix == ".ipynb" for f in files)} notebooks, {len(files)} files: nothing wrong')
+    return bool(wrong)
+
+
+if __name__ == '__main__': sys.exit(main())

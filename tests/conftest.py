@@ -1,0 +1,77 @@
+"""What a notebook cannot hold: processes, signals, faults, the commands as a shell sees them, the wheel."""
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from medfusion_nb.data import phantom_pair, write_image
+
+BIN = Path(sys.executable).parent
+
+
+def start(command, *args, cwd, env=None, **kwargs):
+    "A command of the package as a process of its own: no real data, one thread, and no network to fall back on."
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'https_proxy': 'http://127.0.0.1:9', 'HF_HUB_OFFLINE': '1', **(env or {})}
+    env.pop('MEDFUSION_DATA', None)
+    program = [str(BIN/command)] if command.startswith('medfusion') else [sys.executable, command]
+    return subprocess.Popen([*program, *map(str, args)], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def finish(process, timeout=120):
+    "Exit code, standard output, standard error."
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def run(command, *args, **kwargs):
+    "Start and finish."
+    return finish(start(command, *args, **kwargs))
+
+
+def wait_for(condition, process, timeout=90):
+    "Poll until the condition holds while the process is at work; fail with its output when it ends before."
+    end = time.monotonic() + timeout
+    while not condition():
+        if process.poll() is not None: pytest.fail(f'ended too early, exit code {process.returncode}: {process.communicate()}')
+        if time.monotonic() > end:
+            process.kill()
+            pytest.fail(f'nothing happened in {timeout} s: {process.communicate()}')
+        time.sleep(.01)
+
+
+def one_line(err, command='medfusion_fuse'):
+    "Asserts that an error is a single line that names the command, and gives it."
+    assert err.count('\n') == 1 and err.startswith(f'{command}: '), err
+    return err
+
+
+def image(path):
+    "Pixels of a file that must be a whole image."
+    img = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert img is not None, f'{path}: not a whole image'
+    return img
+
+
+def tree(folder):
+    "Every file below a folder with its content."
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
+
+
+def write_pairs(folder, n, size=128):
+    "CT and MRI folders with n phantoms, names with blanks and letters beyond ASCII."
+    phantom = phantom_pair(size, seed=1)
+    for i in range(n):
+        for kind, img in (('CT', phantom.ct), ('MRI', phantom.mri)): write_image(folder/kind/f'Schnitt ä{i:02d}.png', np.roll(img, 3*i, 1))
+    return folder/'CT', folder/'MRI'
+
+
+@pytest.fixture
+def pair(tmp_path):
+    "Files ct.png and mri.png in the test's folder."
+    phantom = phantom_pair(128, seed=1)
+    return [write_image(tmp_path/f'{k}.png', img) for k, img in (('ct', phantom.ct), ('mri', phantom.mri))]

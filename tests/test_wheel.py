@@ -1,0 +1,106 @@
+"""What is shipped: the wheel's contents, entry points and requirements, and what a damaged copy of it says."""
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from configparser import ConfigParser
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from conftest import finish, one_line, start, tree
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='module')
+def settings():
+    parser = ConfigParser(delimiters=['='])
+    parser.read(ROOT/'settings.ini', encoding='utf-8')
+    return parser['DEFAULT']
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "The wheel, unpacked; built from a copy, so that the tree stays as it is."
+    tmp = tmp_path_factory.mktemp('wheel')
+    keep = shutil.ignore_patterns('.git', 'nbs', 'tests', 'build', 'dist', '*.egg-info', '_proc', '_docs', '__pycache__', '.venv', 'runs')
+    shutil.copytree(ROOT, tmp/'tree', ignore=keep)
+    built = subprocess.run([sys.executable, '-m', 'build', '--wheel', '--outdir', tmp, tmp/'tree'], capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+    [file] = tmp.glob('*.whl')
+    with zipfile.ZipFile(file) as z: z.extractall(tmp/'unpacked')
+    return tmp/'unpacked'
+
+
+def meta(wheel, name):
+    [folder] = wheel.glob('*.dist-info')
+    return (folder/name).read_text(encoding='utf-8')
+
+
+def requirement(text):
+    "Name and sorted versions of a requirement, however it is spelt."
+    name, versions = re.fullmatch(r'\s*([\w.-]+)\s*(.*?)\s*', text).groups()
+    return re.sub(r'[-_.]+', '-', name).lower(), tuple(sorted(v.strip() for v in versions.strip('()').split(',') if v))
+
+
+def test_entry_points(wheel, settings):
+    parser = ConfigParser()
+    parser.read_string(meta(wheel, 'entry_points.txt'))
+    wanted = dict(x.split('=') for x in settings['console_scripts'].split())
+    assert dict(parser['console_scripts']) == wanted and len(wanted) == 5
+    for target in wanted.values():
+        module, function = target.split(':')
+        assert re.search(rf'^def {function}\(', (wheel/f'{module.replace(".", "/")}.py').read_text(encoding='utf-8'), re.M), target
+
+
+def test_requirements(wheel, settings):
+    m = Parser().parsestr(meta(wheel, 'METADATA'))
+    runtime = [r for r in m.get_all('Requires-Dist') if 'extra ==' not in r]
+    dev = [r.split(';')[0] for r in m.get_all('Requires-Dist') if re.search(r'extra == .dev.', r)]
+    assert sorted(map(requirement, runtime)) == sorted(map(requirement, settings['requirements'].split()))
+    assert sorted(map(requirement, dev)) == sorted(map(requirement, settings['dev_requirements'].split()))
+    assert not any(requirement(r)[0] in ('nbdev', 'execnb', 'ghapi', 'pytest') for r in runtime), 'tools are for the dev extra only'
+    assert (m['Requires-Python'], m['Version']) == (f">={settings['min_python']}", settings['version'])
+
+
+def test_imports_are_required(wheel, settings):
+    "Every package that the modules import is a requirement."
+    distribution = {'cv2': 'opencv-python-headless', 'skimage': 'scikit-image', 'pywt': 'pywavelets', 'mpl_toolkits': 'matplotlib'}
+    nodes = [n for p in (wheel/'medfusion_nb').glob('*.py') for n in ast.walk(ast.parse(p.read_text(encoding='utf-8')))]
+    names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names} | {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+    imported = {n.split('.')[0] for n in names} - set(sys.stdlib_module_names) - {'medfusion_nb'}
+    required = {requirement(r)[0] for r in settings['requirements'].split()}
+    assert {distribution.get(i, i).lower().replace('_', '-') for i in imported} <= required
+
+
+def test_contents(wheel):
+    files = {p.relative_to(wheel).as_posix() for p in wheel.rglob('*') if p.is_file()}
+    top = {f.split('/')[0] for f in files}
+    assert len(top) == 2 and 'medfusion_nb' in top, top
+    assert {f'medfusion_nb/weights/{f}' for f in ('model.int8.safetensors', 'config.json', 'README.md')} <= files
+    modules = {p.name for p in (ROOT/'medfusion_nb').glob('*.py')}
+    assert {f'medfusion_nb/{m}' for m in modules} <= files and '_modidx.py' in modules
+    assert any(f.endswith('LICENSE') for f in files)
+    assert sum((wheel/f).stat().st_size for f in files if 'weights/' in f) <= 50e6
+
+
+@pytest.mark.parametrize('file, damage', [
+    ('model.int8.safetensors', lambda data: data[:-1000] + bytes(1000)),  # the right length, other numbers
+    ('model.int8.safetensors', lambda data: data[:len(data)//2]),         # a copy that stopped
+    ('model.int8.safetensors', None),                                     # gone
+    ('config.json', lambda data: data[:len(data)//2]),
+])
+def test_damaged_weights_are_named(wheel, tmp_path, file, damage):
+    package = tmp_path/'site'/'medfusion_nb'
+    shutil.copytree(wheel/'medfusion_nb', package)
+    weights = package/'weights'/file
+    if damage: weights.write_bytes(damage(weights.read_bytes()))
+    else: weights.unlink()
+    (tmp_path/'cwd').mkdir()
+    code, out, err = finish(start('medfusion_fuse', cwd=tmp_path/'cwd', env=dict(PYTHONPATH=str(package.parent))))
+    assert (code, out) == (2, ''), err
+    assert f'site/medfusion_nb/weights/{file}' in one_line(err), err
+    assert not tree(tmp_path/'cwd')
