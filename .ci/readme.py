@@ -3,12 +3,11 @@
     python .ci/readme.py                  write README.md and the figures it shows (index_files/)
     python .ci/readme.py --command Tests  print the shell commands of README.md's section "Tests"
 
-Takes the notebook as it is saved, outputs included, so that the result depends on nothing else. `#| hide` and
-`#| echo: false` do what they do on the docs pages.
+Takes the notebook as it is saved, outputs included, so that the result depends on nothing else. `#| hide`,
+`#| echo: false` and `#| fig-alt: TEXT` do what they do on the docs pages.
 """
 import argparse
 import base64
-import html
 import re
 import shutil
 from configparser import ConfigParser
@@ -27,7 +26,7 @@ def prose(text):
     return re.sub(r'\]\((?!https?:|#)([\w.-]+\.ipynb)', r'](nbs/\1', text)
 
 
-def output(out, name):
+def output(out, name, alt):
     "One output as Markdown; a PNG goes to `index_files/`."
     if out.output_type == 'stream': return f'```text\n{out.text.rstrip()}\n```'
     if out.output_type == 'error': raise SystemExit(f'{INDEX}: holds the error {out.ename}: {out.evalue}')
@@ -35,8 +34,7 @@ def output(out, name):
     if 'image/png' in data:
         FIGURES.mkdir(exist_ok=True)
         (FIGURES/name).write_bytes(base64.b64decode(data['image/png']))
-        alt = data.get('text/plain', '')
-        return f'![{html.escape(alt) if not alt.startswith("<") else "figure"}]({FIGURES.name}/{name})'
+        return f'![{alt}]({FIGURES.name}/{name})'
     if 'text/markdown' in data: return data['text/markdown'].strip()
     return f'```text\n{data["text/plain"].rstrip()}\n```'
 
@@ -52,7 +50,8 @@ def make():
         if cell.cell_type == 'markdown': parts.append(prose(cell.source))
         if cell.cell_type != 'code': continue
         if 'echo: false' not in directives: parts.append(f'```python\n{DIRECTIVE.sub("", cell.source).strip()}\n```')
-        parts += [output(o, f'figure-{i}-{j}.png') for j, o in enumerate(cell.outputs)]
+        alt = next((d[len('fig-alt: '):].strip('"') for d in directives if d.startswith('fig-alt: ')), 'figure')
+        parts += [output(o, f'figure-{i}-{j}.png', alt) for j, o in enumerate(cell.outputs)]
     note = '<!-- made from nbs/index.ipynb by .ci/readme.py: edit the notebook -->'
     README.write_text('\n\n'.join([parts[0], note, *parts[1:]]) + '\n', encoding='utf-8')
 

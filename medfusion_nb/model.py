@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'WEIGHTS', 'imagenet_state', 'grey_kernel', 'Encoder', 'SpatialAttention', 'ChannelAttention',
-           'conv_block', 'AttentionGate', 'FeatureFusion', 'UpBlock', 'source_bounds', 'DetailHead', 'FusionNet',
-           'atomic_save', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'quantize', 'dequantize',
-           'save_shipped', 'load_shipped', 'attention_maps', 'fuse_arrays']
+           'conv_block', 'AttentionGate', 'FeatureFusion', 'UpBlock', 'source_bounds', 'Bound', 'DetailHead',
+           'FusionNet', 'atomic_save', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'quantize',
+           'dequantize', 'save_shipped', 'load_shipped', 'attention_maps', 'fuse_arrays']
 
 # %% ../nbs/01_model.ipynb #cell-003
 import hashlib
@@ -136,6 +136,18 @@ def source_bounds(ct, mri): # (B,1,H,W) each
     low, high = torch.minimum(ct, mri), torch.maximum(ct, mri)
     return -F.max_pool2d(-low, 3, stride=1, padding=1), F.max_pool2d(high, 3, stride=1, padding=1)
 
+class Bound(torch.autograd.Function):
+    "Clamps `x` to [low, high]; outside, only gradients that lead back inside pass."
+    @staticmethod
+    def forward(ctx, x, low, high):
+        ctx.save_for_backward(x > high, x < low)
+        return torch.minimum(torch.maximum(x, low), high)
+    @staticmethod
+    def backward(ctx, grad):
+        above, below = ctx.saved_tensors
+        return grad.masked_fill((above & (grad < 0)) | (below & (grad > 0)), 0), None, None
+
+# %% ../nbs/01_model.ipynb #cell-032
 class DetailHead(nn.Module):
     "Blends the source pixels by a predicted weight, adds a predicted residual, stays within the sources' local range."
     def __init__(self, features=16, width=24): # channels of the decoder's last output and of the head
@@ -152,11 +164,9 @@ class DetailHead(nn.Module):
         weight, residual = self.out(self.refine(self.merge(x))[0]).float().chunk(2, 1)
         weight = weight.sigmoid()
         drawn = weight*ct + (1-weight)*mri + residual
-        low, high = source_bounds(ct, mri)
-        bounded = torch.minimum(torch.maximum(drawn, low), high)
-        return bounded.detach()+(drawn-drawn.detach()), weight
+        return Bound.apply(drawn, *source_bounds(ct, mri)), weight
 
-# %% ../nbs/01_model.ipynb #cell-034
+# %% ../nbs/01_model.ipynb #cell-036
 class FusionNet(nn.Module, PyTorchModelHubMixin, library_name='medfusion_nb', license='mit', tags=['image-fusion', 'medical-imaging']):
     "Fuses CT and MRI: two ResNet encoders, attention at four scales, a U-Net decoder, a full-resolution detail head."
     def __init__(self,
@@ -197,7 +207,7 @@ class FusionNet(nn.Module, PyTorchModelHubMixin, library_name='medfusion_nb', li
         else: fused, weight = self.out(self.refine(x)[0]).float().sigmoid(), None
         return fused, dict(ct=ct_maps, mri=mri_maps, weight=weight)
 
-# %% ../nbs/01_model.ipynb #cell-035
+# %% ../nbs/01_model.ipynb #cell-037
 def _check_inputs(ct, mri):
     "Raises ValueError unless `ct` is (B,1|3,H,W), `mri` (B,1,H,W) and both float."
     shapes = f'ct {tuple(ct.shape)}, mri {tuple(mri.shape)}'
@@ -206,7 +216,7 @@ def _check_inputs(ct, mri):
     if ct.shape[0] != mri.shape[0] or ct.shape[2:] != mri.shape[2:]: raise ValueError(f'{shapes}: batch and size must be equal')
     if not (ct.is_floating_point() and mri.is_floating_point()): raise ValueError(f'ct {ct.dtype}, mri {mri.dtype}: expected floats in [0,1]')
 
-# %% ../nbs/01_model.ipynb #cell-052
+# %% ../nbs/01_model.ipynb #cell-054
 def atomic_save(obj, # anything that torch.save takes
                 path): # file to write; an existing file is replaced whole
     "`torch.save` that leaves either the old file or the whole new one."
@@ -218,7 +228,7 @@ def save_checkpoint(model, # FusionNet
     "Writes `model_state_dict` and the network's configuration."
     atomic_save(dict(model_state_dict=model.state_dict(), config=model.config, **extra), path)
 
-# %% ../nbs/01_model.ipynb #cell-053
+# %% ../nbs/01_model.ipynb #cell-055
 def read_checkpoint(path): # .pth file
     "The checkpoint's dictionary, on the CPU; FileNotFoundError or ValueError names the file and what is wrong."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such checkpoint')
@@ -236,7 +246,7 @@ def load_checkpoint(path): # .pth file with the key `model_state_dict`
     except RuntimeError as e: raise ValueError(f'{path}: the weights are of another network than {model.config}: {str(e)[:200]}') from e
     return model.eval()
 
-# %% ../nbs/01_model.ipynb #cell-058
+# %% ../nbs/01_model.ipynb #cell-060
 def quantize(state): # state_dict with float tensors
     "int8 kernels with a float32 scale per row, vectors as they are: the safetensors form of the shipped weights."
     out = {}
@@ -253,7 +263,7 @@ def dequantize(state): # result of `quantize`
     return {k: w.float()*state[k+':scale'].view(-1, *[1]*(w.ndim-1)) if k+':scale' in state else w
             for k, w in state.items() if not k.endswith(':scale')}
 
-# %% ../nbs/01_model.ipynb #cell-061
+# %% ../nbs/01_model.ipynb #cell-063
 WEIGHTS = Path(str(files('medfusion_nb')))/'weights'
 
 def _sha256(path): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -279,7 +289,7 @@ def load_shipped(folder=WEIGHTS): # folder that `save_shipped` wrote
     model.load_state_dict(dequantize(load_file(file)))
     return model.eval()
 
-# %% ../nbs/01_model.ipynb #cell-063
+# %% ../nbs/01_model.ipynb #cell-065
 @patch(cls_method=True)
 def from_pretrained(cls:FusionNet,
                     source=None, # None: the shipped weights; a `.pth` file; a folder; a repository on the hub
@@ -293,7 +303,7 @@ def from_pretrained(cls:FusionNet,
         if not (path/'model.safetensors').is_file(): raise FileNotFoundError(f'{path}: no model.safetensors in this folder; write one with save_pretrained')
     return super(FusionNet, cls).from_pretrained(str(source), **{'imagenet': False, **kwargs}).eval()
 
-# %% ../nbs/01_model.ipynb #cell-069
+# %% ../nbs/01_model.ipynb #cell-071
 def attention_maps(model, # FusionNet
                    ct, # (B,1|3,H,W) in [0,1]
                    mri): # (B,1,H,W) in [0,1]
@@ -306,7 +316,7 @@ def attention_maps(model, # FusionNet
     if maps['weight'] is not None: out['ct weight'] = maps['weight'][..., :h, :w]
     return out
 
-# %% ../nbs/01_model.ipynb #cell-072
+# %% ../nbs/01_model.ipynb #cell-074
 def fuse_arrays(model, # FusionNet
                 ct, # (H,W) or (H,W,3) array in [0,1]
                 mri, # (H,W) array in [0,1]

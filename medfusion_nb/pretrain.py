@@ -51,7 +51,7 @@ class Config:
     workers:int = 0 # processes that load data
 
 # %% ../nbs/02_pretrain.ipynb #cell-009
-SHIPPED = dict(crop=128, epochs=6, lr=5e-4, schedule='cosine', enhance_contrast=False, mixed_precision='bf16')
+SHIPPED = dict(crop=128, epochs=5, lr=5e-4, schedule='cosine', enhance_contrast=False, mixed_precision='bf16')
 
 # %% ../nbs/02_pretrain.ipynb #cell-014
 def content_loss(fused, a, b): # each (B,1,H,W) in [0,1]
@@ -225,7 +225,7 @@ def train(model, # FusionNet, changed in place
     model, opt, train_dl, valid_dl = acc.prepare(model, opt, train_dl, valid_dl)
     for epoch in range(len(history), cfg.epochs):
         set_seed(cfg.seed+epoch)
-        train_ds.set_epoch(epoch)
+        for x in (train_ds, train_dl): x.set_epoch(epoch)
         model.train()
         freeze_encoders(net, epoch < cfg.freeze_epochs)
         if 0 < epoch == cfg.freeze_epochs and acc.num_processes > 1: model = acc.prepare(acc.unwrap_model(model, keep_fp32_wrapper=False))

@@ -22,7 +22,7 @@ def start(command, *args, cwd, env=None, **kwargs):
     return subprocess.Popen([*program, *map(str, args)], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
-def finish(process, timeout=120):
+def finish(process, timeout=300):
     "Exit code, standard output, standard error."
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
@@ -33,7 +33,12 @@ def run(command, *args, **kwargs):
     return finish(start(command, *args, **kwargs))
 
 
-def wait_for(condition, process, timeout=90):
+def together(**processes):
+    "Names and results of processes that run side by side: most of their time is the import of torch."
+    return [(name, finish(p)) for name, p in processes.items()]
+
+
+def wait_for(condition, process, timeout=300):
     "Poll until the condition holds while the process is at work; fail with its output when it ends before."
     end = time.monotonic() + timeout
     while not condition():

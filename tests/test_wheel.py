@@ -10,7 +10,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
-from conftest import finish, one_line, start, tree
+from conftest import one_line, start, together, tree
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -87,20 +87,19 @@ def test_contents(wheel):
     assert sum((wheel/f).stat().st_size for f in files if 'weights/' in f) <= 50e6
 
 
-@pytest.mark.parametrize('file, damage', [
-    ('model.int8.safetensors', lambda data: data[:-1000] + bytes(1000)),  # the right length, other numbers
-    ('model.int8.safetensors', lambda data: data[:len(data)//2]),         # a copy that stopped
-    ('model.int8.safetensors', None),                                     # gone
-    ('config.json', lambda data: data[:len(data)//2]),
-])
-def test_damaged_weights_are_named(wheel, tmp_path, file, damage):
-    package = tmp_path/'site'/'medfusion_nb'
-    shutil.copytree(wheel/'medfusion_nb', package)
-    weights = package/'weights'/file
-    if damage: weights.write_bytes(damage(weights.read_bytes()))
-    else: weights.unlink()
-    (tmp_path/'cwd').mkdir()
-    code, out, err = finish(start('medfusion_fuse', cwd=tmp_path/'cwd', env=dict(PYTHONPATH=str(package.parent))))
-    assert (code, out) == (2, ''), err
-    assert f'site/medfusion_nb/weights/{file}' in one_line(err), err
-    assert not tree(tmp_path/'cwd')
+def test_damaged_weights_are_named(wheel, tmp_path):
+    "Other numbers in the weights, no weights, half a configuration: each ends in one line that names the file."
+    damages = {'model.int8.safetensors': lambda f: f.write_bytes(f.read_bytes()[:-1000] + bytes(1000)),
+               'gone/model.int8.safetensors': Path.unlink,
+               'config.json': lambda f: f.write_bytes(f.read_bytes()[:100])}
+    processes = {}
+    for i, (name, damage) in enumerate(damages.items()):
+        site, cwd = tmp_path/f'site{i}', tmp_path/f'cwd{i}'
+        shutil.copytree(wheel/'medfusion_nb', site/'medfusion_nb')
+        damage(site/'medfusion_nb'/'weights'/Path(name).name)
+        cwd.mkdir()
+        processes[name] = start('medfusion_fuse', cwd=cwd, env=dict(PYTHONPATH=str(site)))
+    for i, (name, (code, out, err)) in enumerate(together(**processes)):
+        assert (code, out) == (2, ''), (name, err)
+        assert f'site{i}/medfusion_nb/weights/{Path(name).name}' in one_line(err), err
+        assert not tree(tmp_path/f'cwd{i}')
