@@ -344,7 +344,8 @@ def benchmark(
     "Measure fusing, training and metrics; write the table, a plot of the first, and the machine."
     devices = devices_here() if devices is None else list(devices)
     parts = [benchmark_fusion(sizes, batches, precisions, devices, repeats, progress=progress)]
-    parts += [benchmark_training(device=d, repeats=2) for d in devices] + [benchmark_protocol()] + [benchmark_suite()]*suite
+    parts += [benchmark_training(device=d, repeats=min(repeats, 3)) for d in devices] + [benchmark_protocol(repeats=repeats)]
+    if suite: parts.append(benchmark_suite())
     df, out = pd.concat(parts, ignore_index=True), Path(out)
     fig = plot_benchmark(df)
     write_atomically(out/'performance_benchmark.csv', lambda p: df.to_csv(p, index=False, float_format='%.6g'))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
@@ -35,13 +36,15 @@ def regions(ct, mri, # (B,1,H,W) in [0,1]
 def medical_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]
     "Bone as in CT, soft-tissue gradients as in MRI, air black; each averaged over its own pixels."
     bone, tissue, air = regions(ct, mri)
-    def mean(x, m): return (x*m).sum()/m.sum().clamp(min=1)
+    def mean(x, w): return (x*w).sum()/w.sum().clamp(min=1)
+    share = F.avg_pool2d(bone, 15, stride=1, padding=7, count_include_pad=False).clamp(min=1/225)
+    inside = tissue*(1-F.max_pool2d(bone, 3, stride=1, padding=1))
     step = ((gradients(fused)-gradients(mri)).pow(2).sum(1, keepdim=True)+1e-8).sqrt()-1e-4
-    return mean((fused-ct).abs(), bone)+mean(step, tissue)+mean(fused.abs(), air)
+    return mean((fused-ct).abs(), bone/share)+mean(step, inside)+mean(fused.abs(), air)
 
 LOSSES['medical'] = medical_loss
 
-# %% ../nbs/03_finetune.ipynb #cell-011
+# %% ../nbs/03_finetune.ipynb #cell-013
 def protocol_ratios(fused, ct, mri, # each (B,1,H,W) in [0,1]
                     columns): # names of metrics with a differentiable variant
     "Columns, in their differentiable form, as a ratio to the pixelwise maximum's on the same pair: dict name -> (B,)."
@@ -53,7 +56,7 @@ def protocol_ratios(fused, ct, mri, # each (B,1,H,W) in [0,1]
         out[k] = ours/theirs.detach().clamp(min=1e-3)
     return out
 
-# %% ../nbs/03_finetune.ipynb #cell-014
+# %% ../nbs/03_finetune.ipynb #cell-016
 GOALS = dict(SD=1., SF=1.16, SCD=1., VIF=1.15, Qabf=1.12, SSIM=1.02) # column -> ratio to the pixelwise maximum
 
 def protocol_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]
@@ -63,14 +66,14 @@ def protocol_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]
 
 LOSSES['protocol'] = protocol_loss
 
-# %% ../nbs/03_finetune.ipynb #cell-017
+# %% ../nbs/03_finetune.ipynb #cell-019
 @patch(cls_method=True)
 def finetuning(cls:Config, **changes): # fields of Config to change
     "The given recipe of phase 2."
     weights = dict(content=15., structure=8., detail=5., consistency=3., gradient=2., medical=10.)
     return cls(**{**dict(batch_size=4, lr=1e-5, epochs=20, freeze_epochs=5, weights=weights), **changes})
 
-# %% ../nbs/03_finetune.ipynb #cell-020
+# %% ../nbs/03_finetune.ipynb #cell-022
 VALID, TEST = ('33', '41'), ('16', '21') # AANLIB patients
 
 def ct_mri(root, # folder with the two modality folders
@@ -85,7 +88,7 @@ def ct_mri(root, # folder with the two modality folders
     kw = dict(crop=cfg.crop, enhance=cfg.enhance_contrast, seed=cfg.seed, window=(cfg.window_center, cfg.window_width) if hu else None)
     return FusionDataset(split['train'], augment=True, **kw), FusionDataset(split['valid'], **kw)
 
-# %% ../nbs/03_finetune.ipynb #cell-021
+# %% ../nbs/03_finetune.ipynb #cell-023
 def finetune(root=None, # folder with CT and MRI folders; None: phantoms
              checkpoint=None, # .pth of phase 1; None: start without it
              out='runs/finetune', # folder to write to; a run found there is resumed
@@ -104,7 +107,7 @@ def finetune(root=None, # folder with CT and MRI folders; None: phantoms
     report(load_checkpoint(out/'medical_fusion_finetuned.pth'), whole_images(valid_ds), out)
     return history
 
-# %% ../nbs/03_finetune.ipynb #cell-023
+# %% ../nbs/03_finetune.ipynb #cell-025
 def whole_images(ds): # FusionDataset or PhantomDataset
     "The same pairs without crops and augmentation."
     ds = copy(ds)
@@ -144,18 +147,18 @@ def result_figure(pictures): # list of (name, ct, mri, fused), images (H,W)
             ax.set(title=f'{title} {name}', xticks=[], yticks=[])
     return fig
 
-# %% ../nbs/03_finetune.ipynb #cell-032
+# %% ../nbs/03_finetune.ipynb #cell-034
 SHIPPED = dict(crop=128, epochs=40, lr=5e-4, schedule='cosine', enhance_contrast=False, mixed_precision='bf16',
-               weights=dict(content=4., detail=2., consistency=1., medical=1., protocol=18.))
+               weights=dict(content=4., detail=2., consistency=1., medical=4., protocol=18.))
 
-# %% ../nbs/03_finetune.ipynb #cell-033
+# %% ../nbs/03_finetune.ipynb #cell-035
 def digest(folder): # folder of image files
     "Number of files below a folder, and a SHA-256 over their relative names and bytes."
     files, h = sorted(p for p in Path(folder).rglob('*') if p.is_file()), sha256()
     for f in files: h.update(f'{f.relative_to(folder).as_posix()}\n'.encode()+f.read_bytes())
     return dict(files=len(files), sha256=h.hexdigest())
 
-# %% ../nbs/03_finetune.ipynb #cell-034
+# %% ../nbs/03_finetune.ipynb #cell-036
 def ship(pretrained, finetuned, # folders of the two runs
          folder=WEIGHTS, # where the shipped weights go
          data={}, # name -> folder of images that were trained on; their digests are recorded
@@ -172,10 +175,10 @@ def ship(pretrained, finetuned, # folders of the two runs
     save_shipped(full, folder, grey_levels_from_full_precision=round(difference, 4), **info)
     return difference
 
-# %% ../nbs/03_finetune.ipynb #cell-044
+# %% ../nbs/03_finetune.ipynb #cell-046
 @call_parse
 def medfusion_finetune(
-    root:Param('folder with CT/NAME.png and MRI/NAME.png; none: phantoms', str, nargs='?')=None,
+    root:Param('folder with CT/NAME.png and MRI/NAME.png; none: phantoms', str, opt=False, nargs='?')=None,
     checkpoint:str=None, # .pth of phase 1 (none: start without it)
     out:str='runs/finetune', # folder to write to; a run found there is resumed
     epochs:int=None, # passes over the training pairs (given recipe: 20)

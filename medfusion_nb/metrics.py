@@ -1032,7 +1032,7 @@ def nabf(
     "Edge information invented by the fusion: artefacts (Shreyamsha Kumar 2013)"
     return _petrovic(fused, a, b, variant).added if variant=='nabf1' else _petrovic(fused, a, b, variant).invented
 
-# %% ../nbs/01a_metrics.ipynb #cell-198
+# %% ../nbs/01a_metrics.ipynb #cell-200
 def _laplacian(
     x:Tensor, # (B,1,H,W)
 )->Tensor: # (B,1,H-2,W-2)
@@ -1051,7 +1051,7 @@ def epi(
     f, a, b = (_laplacian(t.double()) for t in (fused, a, b))
     return (_corr(a, f)+_corr(b, f))/2
 
-# %% ../nbs/01a_metrics.ipynb #cell-202
+# %% ../nbs/01a_metrics.ipynb #cell-204
 def _halve(
     x:Tensor, # (B,1,H,W)
     k:Tensor, # (n,) taps
@@ -1072,7 +1072,7 @@ def _vif_scales(
         m = _moments3(fused, a, b, w)
         yield SimpleNamespace(**{k: getattr(m, k).to(dtype) for k in ('vf', 'va', 'vb', 'caf', 'cbf')})
 
-# %% ../nbs/01a_metrics.ipynb #cell-204
+# %% ../nbs/01a_metrics.ipynb #cell-206
 def _vif_maps(
     vr:Tensor, vd:Tensor, c:Tensor, # variances of reference and distorted image, covariance
     noise:float, # variance of the eye's noise
@@ -1084,7 +1084,7 @@ def _vif_maps(
     rest = (vd-g*c).clamp(min=1e-10)
     return g, torch.log1p(g*g*vr/(rest+noise)), torch.log1p(vr/noise)
 
-# %% ../nbs/01a_metrics.ipynb #cell-205
+# %% ../nbs/01a_metrics.ipynb #cell-207
 @metric('VIF', 'higher', '0 upwards; about 2 at most without contrast enhancement', 'Sheikh and Bovik 2006',
         dict(cdd='sum of both sources; a constant source counts 1', lt='the same'), grad=True)
 def vif(
@@ -1100,7 +1100,7 @@ def vif(
             num[i], den[i] = num[i]+n.sum((1, 2, 3)), den[i]+d.sum((1, 2, 3))
     return sum(_safe_div(n, d, empty=1.) for n, d in zip(num, den))
 
-# %% ../nbs/01a_metrics.ipynb #cell-207
+# %% ../nbs/01a_metrics.ipynb #cell-209
 @metric('VIFF', 'higher', '0 upwards; 1 for equal images', 'Han et al. 2013', dict(mefb='noise 325.125, smaller gain wins'), grad=True)
 def viff(
     fused:Tensor, a:Tensor, b:Tensor, # (B,1,H,W) images, at least 41 x 41
@@ -1116,7 +1116,7 @@ def viff(
         out = out+p*num.sum((1, 2, 3))/den.sum((1, 2, 3))
     return out
 
-# %% ../nbs/01a_metrics.ipynb #cell-215
+# %% ../nbs/01a_metrics.ipynb #cell-217
 def _radius(
     x:Tensor, # (B,1,H,W), for size and device
     view:float, # the axes -1..1 are scaled by size/view
@@ -1137,7 +1137,7 @@ def _masked_contrast(
     c = torch.where(wide!=0, _safe_div(_filter(x, g2, 'same'), wide)-1, 0.).abs()
     return c**3/(c*c+1e-4)
 
-# %% ../nbs/01a_metrics.ipynb #cell-217
+# %% ../nbs/01a_metrics.ipynb #cell-219
 @metric('QCB', 'higher', '0..1', 'Chen and Blum 2009', dict(zl='images stretched to 0..255; 0 for a constant fused image', vifb='the same'))
 def qcb(
     fused:Tensor, a:Tensor, b:Tensor, # (B,1,H,W) images
@@ -1150,7 +1150,7 @@ def qcb(
     lam = _safe_div(a*a, a*a+b*b, empty=.5)
     return (lam*q(a)+(1-lam)*q(b)).mean((1, 2, 3))
 
-# %% ../nbs/01a_metrics.ipynb #cell-224
+# %% ../nbs/01a_metrics.ipynb #cell-226
 def _block_sums(
     x:Tensor, # (B,1,H,W)
 )->Tensor: # (B,1,ceil(H/16),ceil(W/16))
@@ -1172,7 +1172,7 @@ def qcv(
     s = [t+((s[0]+s[1]).sum((1, 2, 3), keepdim=True)==0) for t in s]
     return (s[0]*D[0]+s[1]*D[1]).sum((1, 2, 3))/(s[0]+s[1]).sum((1, 2, 3))
 
-# %% ../nbs/01a_metrics.ipynb #cell-230
+# %% ../nbs/01a_metrics.ipynb #cell-232
 @lru_cache(8)
 def _log_gabor(
     h:int, w:int, # image size
@@ -1191,7 +1191,7 @@ def _log_gabor(
         waves = [torch.fft.ifft2((radial.sum(0)*t).to(torch.complex128)).real for t in angular]
         return radial, angular, torch.stack([h*w*(f**2).sum()/((radial[0]*t)**2).sum() for f, t in zip(waves, angular)])
 
-# %% ../nbs/01a_metrics.ipynb #cell-232
+# %% ../nbs/01a_metrics.ipynb #cell-234
 def _noise_threshold(
     power:Tensor, # (B,1,H,W) squared amplitude at the finest scale
     ratio:Tensor, # noise energy of this orientation per unit of the finest scale's
@@ -1219,13 +1219,13 @@ def _energy(
     width = amp/(an.amax(1, keepdim=True)+1e-4)/4
     return torch.sigmoid(10*(width-.5))*energy, amp
 
-# %% ../nbs/01a_metrics.ipynb #cell-233
+# %% ../nbs/01a_metrics.ipynb #cell-235
 def phase_congruency(
     x:Tensor, # (B,1,H,W), 0..255
-)->tuple: # congruency 0..1, largest and smallest moment over orientation; each (B,1,H,W) float64
+)->tuple: # congruency 0..1, largest and smallest moment over orientation; each (B,1,H,W)
     "Phase congruency with 4 scales and 6 orientations (Kovesi 1999), 0 for a constant image"
-    radial, angular, ratio = (t.to(x.device) for t in _log_gabor(*x.shape[-2:]))
-    spectrum, num, den, xx, yy, xy = torch.fft.fft2(x.double()), 0., 0., 0., 0., 0.
+    radial, angular, ratio = (t.to(x) for t in _log_gabor(*x.shape[-2:]))
+    spectrum, num, den, xx, yy, xy = torch.fft.fft2(x), 0., 0., 0., 0., 0.
     for i, ang in enumerate(angular):
         e, amp = _energy(spectrum, radial*ang, ratio[i])
         num, den, p = num+e, den+amp, _safe_div(e, amp)
@@ -1234,7 +1234,7 @@ def phase_congruency(
     root = torch.hypot(xy, xx-yy)+1e-4
     return num/(den+1e-4), (xx+yy+root)/2, (xx+yy-root)/2
 
-# %% ../nbs/01a_metrics.ipynb #cell-234
+# %% ../nbs/01a_metrics.ipynb #cell-236
 def _feature_match(
     f:Tensor, x:Tensor, mask:Tensor, # feature maps of fused image and source (B,1,H,W), and where the source has features
 )->Tensor: # (B,1,H,W)
@@ -1251,14 +1251,14 @@ def qp(
     "Preservation of phase congruency features (Zhao, Laganiere and Liu 2007)"
     f, a, b = (phase_congruency(t) for t in (fused, a, b))
     both = tuple(torch.where(a[0]>b[0], x, y) for x, y in zip(a, b))
-    masks = [(x[0]>.1).double() for x in (a, b, both)]
+    masks = [(x[0]>.1).to(fused.dtype) for x in (a, b, both)]
     n, out = masks[2].sum((1, 2, 3)), 1.
     for k in range(3):
         match = torch.stack([_feature_match(f[k], x[k], m) for x, m in zip((a, b, both), masks)]).amax(0)
         out = out*_safe_div(match.sum((1, 2, 3)), n)
     return out*(f[0].amax((1, 2, 3))>0)
 
-# %% ../nbs/01a_metrics.ipynb #cell-241
+# %% ../nbs/01a_metrics.ipynb #cell-243
 def _differences(
     x:Tensor, # (B,1,H,W)
 )->tuple: # absolute differences along rows, columns, main and secondary diagonal
@@ -1277,14 +1277,14 @@ def qsf(
     f, ref = sf(_differences(fused)), sf([torch.maximum(*d) for d in zip(_differences(a), _differences(b))])
     return _safe_div(f-ref, ref)+torch.where(ref==0, f, 0.)
 
-# %% ../nbs/01a_metrics.ipynb #cell-247
+# %% ../nbs/01a_metrics.ipynb #cell-249
 def metric_table()->pd.DataFrame: # one row a metric: direction, range, paper, variants (default first), variants with gradients
     "What the registry knows, as a table"
     rows = [dict(metric=m.name, better=m.better, range=m.range, paper=m.paper, variants=', '.join(m.variants),
                  gradient='all' if len(m.grad)==len(m.variants) else ', '.join(m.grad) or 'none') for m in METRICS.values()]
     return pd.DataFrame(rows).set_index('metric')
 
-# %% ../nbs/01a_metrics.ipynb #cell-250
+# %% ../nbs/01a_metrics.ipynb #cell-252
 PROTOCOLS = dict(cddfuse=[f'{m}:cdd' for m in ('EN', 'SD', 'SF', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM')])
 
 def _as_batch(
@@ -1295,7 +1295,7 @@ def _as_batch(
     x = x if x.is_floating_point() else x.float()
     return x[None, None] if x.ndim==2 else x[:, None] if x.ndim==3 else x
 
-# %% ../nbs/01a_metrics.ipynb #cell-251
+# %% ../nbs/01a_metrics.ipynb #cell-253
 def _selection(
     metrics, # None for all, a name, or names; `'MI:cdd'` picks a variant
 )->list: # pairs (metric, variant)
@@ -1303,7 +1303,7 @@ def _selection(
     names = list(METRICS) if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
     return [(n, _variant(n, v or 'default')) for n, _, v in (s.partition(':') for s in names)]
 
-# %% ../nbs/01a_metrics.ipynb #cell-252
+# %% ../nbs/01a_metrics.ipynb #cell-254
 @torch.no_grad()
 def evaluate(
     fused, a, b, # fused images and their sources in [0, data_range]: (B,1,H,W), (B,H,W) or (H,W), or lists of (H,W) of one size
@@ -1328,7 +1328,7 @@ def evaluate(
     rows = [(n, m, v, y, METRICS[m].better) for n, ys in zip(names, torch.cat(values).tolist()) for (m, v), y in zip(chosen, ys)]
     return pd.DataFrame(rows, columns=['name', 'metric', 'variant', 'value', 'better'])
 
-# %% ../nbs/01a_metrics.ipynb #cell-263
+# %% ../nbs/01a_metrics.ipynb #cell-265
 def summarise(
     df:pd.DataFrame, # tidy table of `evaluate`, with a column `method` if there are several
     confidence:float=.95, # level of the interval of the mean
@@ -1346,7 +1346,7 @@ def summarise(
     keys = [k for k in ('method', 'metric', 'variant') if k in df]
     return df.groupby(keys, sort=False).value.apply(row).unstack().astype(dict(n=int)).reset_index()
 
-# %% ../nbs/01a_metrics.ipynb #cell-266
+# %% ../nbs/01a_metrics.ipynb #cell-268
 def holm(
     p, # (k,) p-values
 )->np.ndarray: # (k,) adjusted p-values
@@ -1356,7 +1356,7 @@ def holm(
     adjusted = np.minimum(np.maximum.accumulate(p[order]*(k-np.arange(k))), 1)
     return adjusted[np.argsort(order)]
 
-# %% ../nbs/01a_metrics.ipynb #cell-267
+# %% ../nbs/01a_metrics.ipynb #cell-269
 def _paired(
     df:pd.DataFrame, # tidy table with a column `method`
 )->dict: # (metric, variant) -> frame of images x methods, where more is better
@@ -1371,7 +1371,7 @@ def _paired(
         out[key] = {'higher': t, 'lower': -t, 'zero': -t.abs()}[g.better.iloc[0]]
     return out
 
-# %% ../nbs/01a_metrics.ipynb #cell-268
+# %% ../nbs/01a_metrics.ipynb #cell-270
 def compare(
     df:pd.DataFrame, # tidy table of `evaluate` with a column `method`, every method scored on the same images
     baseline:str|None=None, # compare all methods with this one only; default: all pairs of methods
@@ -1387,7 +1387,7 @@ def compare(
                                         median_gain=[np.median(g) for g in gains], p=p, p_holm=holm(p))))
     return pd.concat(frames, ignore_index=True)
 
-# %% ../nbs/01a_metrics.ipynb #cell-269
+# %% ../nbs/01a_metrics.ipynb #cell-271
 def mean_rank(
     df:pd.DataFrame, # tidy table of `evaluate` with a column `method`
 )->pd.DataFrame: # methods x metrics, mean rank over the images (1 is best, ties share), and the mean over the metrics, sorted by it

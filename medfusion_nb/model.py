@@ -274,7 +274,7 @@ def save_shipped(model, # FusionNet
     "Writes the quantised weights, their SHA-256 and the network's configuration."
     folder = Path(folder)
     state = quantize({k: v.cpu() for k, v in model.state_dict().items()})
-    write_atomically(folder/'model.int8.safetensors', lambda part: save_file(state, part))
+    write_atomically(folder/'model.int8.safetensors', lambda part: (save_file(state, part), part.chmod(0o644)))
     config = dict(network=model.config, sha256=_sha256(folder/'model.int8.safetensors'), **info)
     write_atomically(folder/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)+'\n'))
 

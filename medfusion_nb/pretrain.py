@@ -282,7 +282,7 @@ def options(cfg, **given): # Config; options of a command, None where not given
 
 @call_parse
 def medfusion_pretrain(
-    roots:Param('LLVIP-style folders, {visible,infrared}/{train,test}/NAME.jpg; none: phantoms', str, nargs='*')=(),
+    roots:Param('LLVIP-style folders, {visible,infrared}/{train,test}/NAME.jpg; none: phantoms', str, opt=False, nargs='*')=(),
     out:str='runs/pretrain', # folder to write to; a run found there is resumed
     epochs:int=None, # passes over the training pairs (given recipe: 50)
     batch_size:int=None, # pairs a step (8)

