@@ -19,7 +19,7 @@ FIGURES = ('index_files/',)
 def check_notebook(path):
     "What is wrong with one notebook."
     size = path.stat().st_size
-    if size > 300_000: yield f'{size//1000} KB: keep it to 300 KB (smaller figures, lower dpi)'
+    if size > 300*1024: yield f'{size//1024} KB: keep it to 300 KB (smaller figures, lower dpi)'
     for i, cell in enumerate(nbformat.read(path, 4).cells):
         if cell.cell_type != 'code': continue
         for out in cell.outputs:

@@ -25,10 +25,10 @@ from scipy.ndimage import uniform_filter
 from scipy.signal import convolve2d
 from tqdm import tqdm
 
-from .data import PhantomDataset, write_atomically
+from .data import PhantomDataset, one_line_errors, write_atomically
 from .metrics import METRICS, evaluate
 from .model import FusionNet
-from .pretrain import Config, loss_terms, one_line_errors
+from .pretrain import Config, loss_terms
 
 # %% ../nbs/05_benchmark.ipynb #cell-007
 def devices_here() -> list: # 'cpu', and 'cuda', 'cuda:1', ... where there are GPUs

@@ -6,12 +6,14 @@
 __all__ = ['EXTENSIONS', 'WINDOWS', 'data_root', 'decode_image', 'read_image', 'write_atomically', 'write_image', 'get_window',
            'window_ct', 'read_hu', 'Phantom', 'phantom_pair', 'show_images', 'Pair', 'find_pairs', 'llvip_pairs',
            'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'luma', 'PairDataset', 'FusionDataset',
-           'PhantomDataset', 'dataloader']
+           'PhantomDataset', 'dataloader', 'one_line_errors']
 
 # %% ../nbs/00_data.ipynb #cell-002
 import os
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -711,3 +713,15 @@ def dataloader(
     "Batches of a dataset of pairs; raises `ValueError` when images of different size meet in a batch."
     return DataLoader(ds, batch_size, sampler=_EpochOrder(ds, seed) if shuffle else None, num_workers=workers, drop_last=drop_last,
                       collate_fn=_collate, worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available())
+
+# %% ../nbs/00_data.ipynb #cell-137
+@contextmanager
+def one_line_errors(command): # name to put before the message
+    "Turns errors of bad input into one line on standard error and exit code 2, Ctrl-C into exit code 130."
+    try: yield
+    except KeyboardInterrupt:
+        print(f'\n{command}: interrupted', file=sys.stderr)
+        raise SystemExit(130) from None
+    except (ValueError, OSError, FloatingPointError) as e:
+        print(f'{command}: {e}', file=sys.stderr)
+        raise SystemExit(2) from None

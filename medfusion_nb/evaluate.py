@@ -27,11 +27,11 @@ from fastcore.script import Param, call_parse
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data import EXTENSIONS, FusionDataset, Pair, PhantomDataset, aanlib_patient, find_pairs, luma, read_image, write_atomically
+from .data import EXTENSIONS, FusionDataset, Pair, PhantomDataset, aanlib_patient, find_pairs, luma, one_line_errors, read_image, write_atomically
 from .finetune import TEST, VALID
 from .metrics import compare, evaluate, mean_rank, summarise
 from .model import FusionNet, attention_maps
-from .pretrain import gradient_magnitude, one_line_errors, stronger
+from .pretrain import gradient_magnitude, stronger
 
 # %% ../nbs/04_evaluate.ipynb #cell-009
 def average(

@@ -21,10 +21,10 @@ from accelerate.utils import set_seed
 from fastcore.basics import patch
 from fastcore.script import Param, call_parse
 
-from .data import FusionDataset, PhantomDataset, find_pairs, phantom_pair, split_by_patient, write_atomically
+from .data import FusionDataset, PhantomDataset, find_pairs, one_line_errors, phantom_pair, split_by_patient, write_atomically
 from .metrics import METRICS, evaluate
 from .model import WEIGHTS, FusionNet, fuse_arrays, load_checkpoint, load_shipped, read_checkpoint, save_shipped
-from .pretrain import LOSSES, Config, device_line, gradients, one_line_errors, options, train
+from .pretrain import LOSSES, Config, device_line, gradients, options, train
 
 # %% ../nbs/03_finetune.ipynb #cell-006
 def regions(ct, mri, # (B,1,H,W) in [0,1]

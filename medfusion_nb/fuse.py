@@ -22,9 +22,8 @@ import torch
 from matplotlib import colormaps
 from tqdm import tqdm
 
-from .data import EXTENSIONS, Pair, find_pairs, phantom_pair, read_image, show_images, write_image
+from .data import EXTENSIONS, Pair, find_pairs, one_line_errors, phantom_pair, read_image, show_images, write_image
 from .model import FusionNet, attention_maps, fuse_arrays
-from .pretrain import one_line_errors
 
 # %% ../nbs/06_fuse.ipynb #cell-007
 def pick_device(

@@ -1311,7 +1311,7 @@ def evaluate(
     data_range:float=1., # value of white: 1. or 255.
     protocol:str|None=None, # 'cddfuse': that paper's eight columns on 8-bit values; instead of `metrics`
     names=None, # (B,) names of the images, default 0, 1, ...
-    batch:int=2, # images worked on at a time: few stay in a CPU's cache, 32 or more fill a GPU
+    batch:int=8, # images worked on at a time; bounds the memory, 32 or more fill a GPU
 )->pd.DataFrame: # columns name, metric, variant, value, better
     "Score fused images; raises ValueError for images or names that do not fit together and for unknown metrics"
     fused, a, b = map(_as_batch, (fused, a, b))

@@ -283,9 +283,10 @@ def load_shipped(folder=WEIGHTS): # folder that `save_shipped` wrote
     file, config = Path(folder)/'model.int8.safetensors', Path(folder)/'config.json'
     for f in (file, config):
         if not f.is_file(): raise FileNotFoundError(f'{f}: missing; install medfusion_nb again, or name weights of your own')
-    config = json.loads(config.read_text())
-    if _sha256(file) != config['sha256']: raise ValueError(f'{file}: SHA-256 differs from config.json, the file is damaged; install again')
-    model = FusionNet(**config['network'], imagenet=False)
+    try: info = json.loads(config.read_text())
+    except ValueError as e: raise ValueError(f'{config}: damaged ({e}); install medfusion_nb again') from e
+    if _sha256(file) != info['sha256']: raise ValueError(f'{file}: SHA-256 differs from config.json, the file is damaged; install again')
+    model = FusionNet(**info['network'], imagenet=False)
     model.load_state_dict(dequantize(load_file(file)))
     return model.eval()
 

@@ -5,13 +5,11 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'LOSSES', 'Config', 'content_loss', 'metric_loss', 'structure_loss', 'blur', 'stronger', 'detail_loss',
            'consistency_loss', 'gradients', 'gradient_magnitude', 'gradient_loss', 'loss_terms', 'freeze_encoders',
-           'train_epoch', 'valid_epoch', 'plot_history', 'train', 'visible_infrared', 'pretrain', 'one_line_errors',
-           'device_line', 'options', 'medfusion_pretrain']
+           'train_epoch', 'valid_epoch', 'plot_history', 'train', 'visible_infrared', 'pretrain', 'device_line',
+           'options', 'medfusion_pretrain']
 
 # %% ../nbs/02_pretrain.ipynb #cell-003
 import math
-import sys
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from accelerate.utils import set_seed
 from fastcore.script import Param, call_parse
 from tqdm.auto import tqdm
 
-from .data import FusionDataset, PhantomDataset, dataloader, llvip_pairs, luma, write_atomically
+from .data import FusionDataset, PhantomDataset, dataloader, llvip_pairs, luma, one_line_errors, write_atomically
 from .metrics import METRICS, gaussian_window
 from .model import FusionNet, atomic_save, load_checkpoint, read_checkpoint, save_checkpoint
 
@@ -260,22 +258,11 @@ def pretrain(roots, # LLVIP-style folders; empty: phantoms
     return train(model, train_ds, valid_ds, cfg, out, 'fusion_model_fixed.pth', 'training_curves.png', progress)
 
 # %% ../nbs/02_pretrain.ipynb #cell-058
-@contextmanager
-def one_line_errors(command): # name to put before the message
-    "Turns errors of bad input into one line on standard error and exit code 2, Ctrl-C into exit code 130."
-    try: yield
-    except KeyboardInterrupt:
-        print(f'\n{command}: interrupted', file=sys.stderr)
-        raise SystemExit(130) from None
-    except (ValueError, OSError, FloatingPointError) as e:
-        print(f'{command}: {e}', file=sys.stderr)
-        raise SystemExit(2) from None
-
 def device_line(): # nothing
     "The device that training will use, in words."
     return f'device: {torch.cuda.get_device_name()}' if torch.cuda.is_available() else f'device: CPU, {torch.get_num_threads()} threads'
 
-# %% ../nbs/02_pretrain.ipynb #cell-060
+# %% ../nbs/02_pretrain.ipynb #cell-059
 def options(cfg, **given): # Config; options of a command, None where not given
     "The configuration with the given options changed."
     return Config(**{**asdict(cfg), **{k: v for k, v in given.items() if v is not None}})
