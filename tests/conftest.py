@@ -1,5 +1,6 @@
 """What a notebook cannot hold: processes, signals, faults, the commands as a shell sees them, the wheel."""
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,12 +15,15 @@ from medfusion_nb.data import phantom_pair, write_image
 BIN = Path(sys.executable).parent
 
 
-def start(command, *args, cwd, env=None, **kwargs):
-    "A command of the package as a process of its own: no real data, one thread, and no network to fall back on."
+def start(command, *args, cwd, env=None, preexec_fn=None, **kwargs):
+    "A command of the package as a process of its own: no real data, one thread, no network to fall back on, and Ctrl-C as in a terminal."
+    def prepare(): # a shell's background jobs ignore Ctrl-C, and so would their children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if preexec_fn: preexec_fn()
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'https_proxy': 'http://127.0.0.1:9', 'HF_HUB_OFFLINE': '1', **(env or {})}
     env.pop('MEDFUSION_DATA', None)
     program = [str(BIN/command)] if command.startswith('medfusion') else [sys.executable, command]
-    return subprocess.Popen([*program, *map(str, args)], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+    return subprocess.Popen([*program, *map(str, args)], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare, **kwargs)
 
 
 def finish(process, timeout=300):
