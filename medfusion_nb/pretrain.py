@@ -233,7 +233,7 @@ def train(model, # FusionNet, changed in place
         if progress: acc.print(f"epoch {epoch+1}/{cfg.epochs}: training loss {row['train_loss']:.4f}, validation loss {row['valid_loss']:.4f}", flush=True)
         if acc.is_main_process: _save_epoch(out, name, curves, net, opt, sched, cfg, history, best)
         best = min(best, row['valid_loss'])
-    acc.end_training()
+    acc.wait_for_everyone()
     return history
 
 # %% ../nbs/02_pretrain.ipynb #cell-053
