@@ -737,14 +737,14 @@ def one_line_errors(command): # name to put before the message
         print(f'{command}: {e}', file=sys.stderr)
         raise SystemExit(2) from None
 
-# %% ../nbs/00_data.ipynb #c1bc5096
+# %% ../nbs/00_data.ipynb #cell-140
 EXIT_CODES = """exit codes:
   0    done
   1    done, and a check found something wrong
   2    an option, a file or the network cannot be used: one line on standard error says which and what to do
   130  stopped by Ctrl-C"""
 
-# %% ../nbs/00_data.ipynb #ba204b30
+# %% ../nbs/00_data.ipynb #cell-141
 class CommandParser(argparse.ArgumentParser):
     "A parser in the style of all commands: `--version`, an example and the exit codes; with an example `--json` too; errors are raised as `ValueError`."
     def __init__(self, prog, example=None, **kwargs):
@@ -759,7 +759,7 @@ class CommandParser(argparse.ArgumentParser):
         args = [re.sub(r'^--\w[\w-]*', lambda m: m[0].replace('_', '-'), str(a)) for a in (sys.argv[1:] if args is None else args)]
         return super().parse_known_args(args, namespace)
 
-# %% ../nbs/00_data.ipynb #8f032462
+# %% ../nbs/00_data.ipynb #cell-143
 def _option(name, doc): # flags and keywords of `add_argument`
     "One parameter of a function, as fastcore's docments describe it, as an option."
     p = copy(doc.anno) if isinstance(doc.anno, Param) else Param(doc.docment, doc.anno, opt=doc.default is not Parameter.empty)
@@ -782,7 +782,7 @@ def add_options(
         parser.add_argument(*flags, **kw)
     return parser
 
-# %% ../nbs/00_data.ipynb #f9bca58a
+# %% ../nbs/00_data.ipynb #cell-144
 def to_json(
     x, # nested dicts, lists, numbers, arrays, paths, tables
 ):     # the same of JSON's own types; NaN and infinity become None, a table a list of rows
@@ -808,7 +808,7 @@ def run_command(
         if as_json and main: print(json.dumps(to_json(result), indent=1, allow_nan=False))
     if result and result.get('ok') is False: raise SystemExit(1)
 
-# %% ../nbs/00_data.ipynb #291d809a
+# %% ../nbs/00_data.ipynb #cell-146
 def command(
     example:str, # a command line that `--help` shows
 ) -> Callable:   # decorator; the function's name is that of the command, its docstring the description

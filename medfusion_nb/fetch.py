@@ -94,9 +94,8 @@ def list_sets(
         fields = dict(pairs=s.pairs, size=s.size, terms=s.terms, cite=s.citation, home=s.home, **({'from': s.url} if s.url else {}), sha256=known, get=how)
         rows.append(s.name + ''.join(f'\n  {k:7} {v}' for k, v in fields.items()))
     return '\n\n'.join(rows)
-print(list_sets())
 
-# %% ../nbs/00c_fetch.ipynb #cell-012
+# %% ../nbs/00c_fetch.ipynb #cell-013
 def _version_tag(headers): # headers of a response
     "What `If-Range` may name: a strong ETag or the date of the last change; None where the server gives neither."
     tag = headers.get('ETag', '')
@@ -117,7 +116,7 @@ def _ask(url, part, timeout): # -> response, number of bytes that are there alre
     length = r.headers.get('Content-Length')
     return r, have, None if length is None else have + int(length)
 
-# %% ../nbs/00c_fetch.ipynb #cell-013
+# %% ../nbs/00c_fetch.ipynb #cell-014
 def _transfer(url, part, timeout, most, progress):
     "One try: write what the server sends to `part`; raises when it ends early or gets too large."
     r, have, total = _ask(url, part, timeout)
@@ -130,7 +129,7 @@ def _transfer(url, part, timeout, most, progress):
             if f.tell() > most: raise ValueError(f'{url}: more than {most/1e9:.1f} GB came, which is more than expected')
         if total is not None and f.tell() != total: raise ConnectionError(f'ended after {f.tell()} of {total} bytes')
 
-# %% ../nbs/00c_fetch.ipynb #cell-014
+# %% ../nbs/00c_fetch.ipynb #cell-015
 def download(
     url:str,              # http or https address
     path:Path|str,        # file to write; its folder is made when missing
@@ -163,7 +162,7 @@ def download(
     part.with_name(part.name + '.version').unlink(missing_ok=True)
     return path
 
-# %% ../nbs/00c_fetch.ipynb #cell-020
+# %% ../nbs/00c_fetch.ipynb #cell-021
 _KINDS = dict(vi='visible', ir='infrared', crop_LR_visible='visible', cropinfrared='infrared')
 
 def _place(member, s): # relative path as a string, or None
@@ -190,7 +189,7 @@ def check_archive(
         else: continue
         raise ValueError(f'{z.filename}: {name!r} {why}; the archive is not what it should be, nothing was unpacked')
 
-# %% ../nbs/00c_fetch.ipynb #cell-021
+# %% ../nbs/00c_fetch.ipynb #cell-022
 def unpack(
     archive:Path|str, # zip file
     s:ImageSet,       # which files go where
@@ -212,7 +211,7 @@ def unpack(
     if not written: raise ValueError(f'{archive} holds none of the images of {s.name}: its layout must have changed; see {s.home}')
     return list(written.values())
 
-# %% ../nbs/00c_fetch.ipynb #cell-028
+# %% ../nbs/00c_fetch.ipynb #cell-029
 def digest(
     folder:Path|str,   # of a fetched set
     leave:str=None,    # pattern of file names (without extension) to leave out
@@ -235,7 +234,7 @@ def _check_digest(s, folder, lock): # -> digest of all files, what it was checke
     write_atomically(lock, lambda p: p.write_text(json.dumps(known | {s.name: whole}, indent=1) + '\n'))
     return whole, how
 
-# %% ../nbs/00c_fetch.ipynb #cell-029
+# %% ../nbs/00c_fetch.ipynb #cell-030
 def _accepted(s, accept): # True where the terms are accepted
     "Show the terms; ask for them on a terminal."
     print(f'{s.name}: {s.terms}\ncite: {s.citation}\nhome: {s.home}')
@@ -268,7 +267,7 @@ def fetch(
         archive.unlink(missing_ok=True)
     return dict(folder=out/s.folder, pairs=len(pairs), sha256=whole, checked=how)
 
-# %% ../nbs/00c_fetch.ipynb #cell-031
+# %% ../nbs/00c_fetch.ipynb #cell-032
 def _layout(folder, a=None, b=None): # -> names of the two modality folders, list of splits ('' where there are none)
     "Layout of a folder of pairs; raises `FileNotFoundError` naming the folders that were expected."
     folder = Path(folder)
@@ -285,7 +284,7 @@ def _all_pairs(folder): # -> list of `Pair`s
     x, y, splits = _layout(folder)
     return [p for s in splits for p in find_pairs(folder, *(f'{k}/{s}'.rstrip('/') for k in (x, y)))]
 
-# %% ../nbs/00c_fetch.ipynb #cell-039
+# %% ../nbs/00c_fetch.ipynb #cell-040
 def _nmi(a, b, bins=32): # integer levels below `bins`, same shape
     "Normalised mutual information of two images (Studholme et al., 1999), 1 to 2."
     p = np.bincount(bins*a.ravel() + b.ravel(), minlength=bins*bins).reshape(bins, bins)/a.size
@@ -303,7 +302,7 @@ def _overlap(a, b, dy, dx): # parts of both images
     h, w = a.shape
     return a[max(dy, 0):h + min(dy, 0), max(dx, 0):w + min(dx, 0)], b[max(-dy, 0):h - max(dy, 0), max(-dx, 0):w - max(dx, 0)]
 
-# %% ../nbs/00c_fetch.ipynb #cell-041
+# %% ../nbs/00c_fetch.ipynb #cell-042
 def pair_shift(
     a:np.ndarray, # (H,W) in [0,1]
     b:np.ndarray, # (H,W) in [0,1]
@@ -322,7 +321,7 @@ def pair_shift(
     gain = max(scores.values())/max(score(0, 0), 1e-9) - 1
     return (best[0]*shrink, best[1]*shrink, gain) if gain > 0 else (0., 0., 0.)
 
-# %% ../nbs/00c_fetch.ipynb #cell-045
+# %% ../nbs/00c_fetch.ipynb #cell-046
 def _thumbnail(img): # (1024,) float32, mean 0, length 1
     "A small picture of a picture, to compare with others; zeros where it is flat."
     t = cv2.resize(img, (32, 32), interpolation=cv2.INTER_AREA).ravel()
@@ -343,7 +342,7 @@ def duplicates(
             elif i < j: within += 1
     return between, within
 
-# %% ../nbs/00c_fetch.ipynb #cell-046
+# %% ../nbs/00c_fetch.ipynb #cell-047
 def _collect(folder, a, b): # -> pairs with their split folder, problems
     "Pairs of a folder, and what keeps files from being one."
     x, y, splits = _layout(folder, a, b)
@@ -368,7 +367,7 @@ def _patient_splits(pairs): # split of each pair
     where = {p: s for s, part in split.items() for p in part}
     return [where[p] for p in pairs]
 
-# %% ../nbs/00c_fetch.ipynb #cell-047
+# %% ../nbs/00c_fetch.ipynb #cell-048
 def _look(p): # -> row of the table, thumbnails of both images; raises ValueError on a file that cannot be read
     "Read one pair: size, alignment, thumbnails."
     a, b = read_image(p.a), read_image(p.b)
@@ -404,7 +403,7 @@ def verify(
     sizes = {f'{w} x {h}': sum((r['width'], r['height']) == (w, h) for r in rows) for w, h in sorted({(r['width'], r['height']) for r in rows})}
     return dict(ok=not problems, folder=str(folder), pairs=rows, splits={s or 'all': splits.count(s) for s in dict.fromkeys(splits)}, sizes=sizes, repeated=repeated, problems=problems)
 
-# %% ../nbs/00c_fetch.ipynb #cell-049
+# %% ../nbs/00c_fetch.ipynb #cell-050
 def verify_text(
     result:dict,  # of `verify`
     worst:int=5,  # pairs of the worst alignment to show
@@ -436,7 +435,7 @@ def worst_figure(
         boards.append(np.where(np.add.outer(np.arange(a.shape[0])//tile, np.arange(a.shape[1])//tile) % 2, b, a))
     return show_images(boards, [f"{r['name']}: {r['shift']:.0f} pixels" for r in found], ncols=min(len(found), 5))
 
-# %% ../nbs/00c_fetch.ipynb #cell-059
+# %% ../nbs/00c_fetch.ipynb #cell-060
 def _list():
     "List the public sets with their sizes, terms and citations, and how each is had."
     print(list_sets())
@@ -466,7 +465,7 @@ def _verify(
     if figure: print('wrote', write_atomically(figure, lambda p: worst_figure(result, worst).savefig(p, format='png')))
     return result
 
-# %% ../nbs/00c_fetch.ipynb #cell-060
+# %% ../nbs/00c_fetch.ipynb #cell-061
 def medfusion_data(
     argv:list=None, # arguments; None: those of the command line
 ):
