@@ -20,12 +20,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.script import Param, call_parse
+from fastcore.script import Param
 from scipy.ndimage import uniform_filter
 from scipy.signal import convolve2d
 from tqdm import tqdm
 
-from .data import PhantomDataset, one_line_errors, write_atomically
+from .data import PhantomDataset, command, write_atomically
 from .metrics import METRICS, evaluate
 from .model import FusionNet
 from .pretrain import Config, loss_terms
@@ -354,7 +354,7 @@ def benchmark(
     return df
 
 # %% ../nbs/05_benchmark.ipynb #cell-045
-@call_parse
+@command('medfusion_benchmark --sizes 256 512 --devices cpu --json')
 def medfusion_benchmark(
     out:str='runs/benchmark', # folder to write to; earlier results there are replaced
     sizes:Param('sides of square images, pixels', int, nargs='+')=(128, 256),
@@ -365,9 +365,9 @@ def medfusion_benchmark(
     suite:bool=False, # the whole metrics suite on 200 pairs as well
 ):
     "Measure latency, throughput and peak memory of fusing, training and metrics on this machine."
-    with one_line_errors('medfusion_benchmark'):
-        if repeats < 1: raise ValueError(f'repeats {repeats}: expected a positive number')
-        print(', '.join(f'{k} {v}' for k, v in environment().items()))
-        df = benchmark(out, sizes, batches, precisions, devices, repeats, suite, progress=True)
-        print(df.to_string(index=False, float_format='{:.3g}'.format, na_rep=''))
-        print(f'wrote {Path(out)/"performance_benchmark.csv"}, performance_benchmark.png and environment.json')
+    if repeats < 1: raise ValueError(f'--repeats {repeats}: expected a positive number')
+    print(', '.join(f'{k} {v}' for k, v in environment().items()))
+    df = benchmark(out, sizes, batches, precisions, devices, repeats, suite, progress=True)
+    print(df.to_string(index=False, float_format='{:.3g}'.format, na_rep=''))
+    print(f'wrote {Path(out)/"performance_benchmark.csv"}, performance_benchmark.png and environment.json')
+    return dict(out=out, environment=environment(), rows=df)

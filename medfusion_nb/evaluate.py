@@ -23,11 +23,11 @@ import pywt
 import seaborn as sns
 import torch
 import torch.nn.functional as F
-from fastcore.script import Param, call_parse
+from fastcore.script import Param
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data import EXTENSIONS, FusionDataset, Pair, PhantomDataset, aanlib_patient, find_pairs, luma, one_line_errors, read_image, write_atomically
+from .data import EXTENSIONS, FusionDataset, Pair, PhantomDataset, aanlib_patient, command, find_pairs, luma, read_image, write_atomically
 from .finetune import TEST, VALID
 from .metrics import compare, evaluate, mean_rank, summarise
 from .model import FusionNet, attention_maps
@@ -507,7 +507,7 @@ def _methods(
     if len({p[0] for p in parts}) < len(parts): raise ValueError(f'--method: a name is given twice among {", ".join(p[0] for p in parts)}')
     return {name: folder for name, _, folder in parts}
 
-@call_parse
+@command('medfusion_evaluate Dataset/CT-MRI --method DenseFuse=results/DenseFuse --out runs/evaluate')
 def medfusion_evaluate(
     root:Param('folder with the two modality folders; none: phantoms', str, opt=False, nargs='?')=None,
     out:str='runs/evaluate', # folder for tables and figures
@@ -523,9 +523,10 @@ def medfusion_evaluate(
     batch_size:int=8, # pairs at a time
 ):
     "Score the fusion network beside four simple rules and other methods on every pair."
-    with one_line_errors('medfusion_evaluate'):
-        rule = patient_rule(patient) if patient else aanlib_patient if root else str
-        methods, pairs = _methods(method), pairs_of(find_pairs(root, a, b), split, valid.split(','), test.split(','), rule) if root else PhantomDataset(8)
-        model = FusionNet.from_pretrained(weights).to('cuda' if torch.cuda.is_available() else 'cpu')
-        print(report(evaluate_pairs(model, pairs, out, methods, rule, show, batch_size, (a, b))))
-        print(f'wrote {out}: detailed_metrics.csv, summary_statistics.json and four figures')
+    rule = patient_rule(patient) if patient else aanlib_patient if root else str
+    methods, pairs = _methods(method), pairs_of(find_pairs(root, a, b), split, valid.split(','), test.split(','), rule) if root else PhantomDataset(8)
+    model = FusionNet.from_pretrained(weights).to('cuda' if torch.cuda.is_available() else 'cpu')
+    scores = evaluate_pairs(model, pairs, out, methods, rule, show, batch_size, (a, b))
+    print(report(scores))
+    print(f'wrote {out}: detailed_metrics.csv, summary_statistics.json and four figures')
+    return dict(out=out, pairs=len(pairs), summary=summary(scores))

@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from fastcore.script import Param, call_parse
+from fastcore.script import Param
 
-from .data import FusionDataset, PhantomDataset, find_pairs, one_line_errors, phantom_pair, split_by_patient, write_atomically
+from .data import FusionDataset, PhantomDataset, command, find_pairs, phantom_pair, split_by_patient, write_atomically
 from .metrics import METRICS, evaluate
 from .model import WEIGHTS, FusionNet, dequantize, fuse_arrays, load_checkpoint, quantize, read_checkpoint, save_shipped
 from .pretrain import LOSSES, Config, device_line, gradients, new_network, options, train
@@ -186,31 +186,31 @@ def ship(pretrained, finetuned, # folders of the two runs
     return difference
 
 # %% ../nbs/03_finetune.ipynb #cell-046
-@call_parse
+@command('medfusion_finetune Dataset/CT-MRI --checkpoint runs/pretrain/fusion_model_fixed.pth --out runs/finetune')
 def medfusion_finetune(
     root:Param('folder with CT/NAME.png and MRI/NAME.png; none: phantoms', str, opt=False, nargs='?')=None,
-    checkpoint:str=None, # .pth of phase 1 (none: start without it)
+    checkpoint:str=None, # .pth of phase 1 (default: start without it)
     out:str='runs/finetune', # folder to write to; a run found there is resumed
     epochs:int=None, # passes over the training pairs (given recipe: 20)
-    freeze_epochs:int=None, # epochs at the start with frozen encoders (5)
-    batch_size:int=None, # pairs a step (4)
-    lr:float=None, # learning rate (1e-5)
-    crop:int=None, # side of the training crops in pixels (256)
-    schedule:str=None, # constant or cosine (constant)
-    backbone:str=None, # resnet18, resnet34 or resnet50, without a checkpoint (resnet34)
-    mixed_precision:str=None, # no, bf16 or fp16 (no)
-    seed:int=None, # of weights, shuffling and augmentation (42)
-    workers:int=None, # processes that load data (0)
-    imagenet:str=None, # without a checkpoint: local state_dict of the backbone, or 'no' (torchvision's ImageNet weights)
+    freeze_epochs:int=None, # epochs at the start with frozen encoders (given recipe: 5)
+    batch_size:int=None, # pairs a step (given recipe: 4)
+    lr:float=None, # learning rate (given recipe: 1e-5)
+    crop:int=None, # side of the training crops, pixels (given recipe: 256)
+    schedule:str=None, # constant or cosine (given recipe: constant)
+    backbone:str=None, # resnet18, resnet34 or resnet50, without a checkpoint (given recipe: resnet34)
+    mixed_precision:str=None, # no, bf16 or fp16 (given recipe: no)
+    seed:int=None, # of weights, shuffling and augmentation (given recipe: 42)
+    workers:int=None, # processes that load data (given recipe: 0)
+    imagenet:str=None, # without a checkpoint: local state_dict of the backbone, or 'no' (default: torchvision's ImageNet weights)
     valid:str=','.join(VALID), # patients for validation, comma separated
     test:str=','.join(TEST), # patients never looked at, comma separated
     hu:bool=False, # CT files are in Hounsfield units: window them to 40/400
     recipe:Param('given: as published; shipped: of the weights in the package', str, choices=('given', 'shipped'))='given',
 ):
     "Phase 2: fine-tune the fusion network on CT-MRI pairs."
-    with one_line_errors('medfusion_finetune'):
-        cfg = options(Config.finetuning(**(SHIPPED if recipe == 'shipped' else {})), epochs=epochs, freeze_epochs=freeze_epochs, batch_size=batch_size, lr=lr,
-                      crop=crop, schedule=schedule, backbone=backbone, mixed_precision=mixed_precision, seed=seed, workers=workers)
-        print(device_line())
-        finetune(root, checkpoint, out, cfg, valid.split(','), test.split(','), hu, {None: True, 'no': False}.get(imagenet, imagenet))
-        print(f'wrote {Path(out)/"medical_fusion_finetuned.pth"}')
+    cfg = options(Config.finetuning(**(SHIPPED if recipe == 'shipped' else {})), epochs=epochs, freeze_epochs=freeze_epochs, batch_size=batch_size, lr=lr,
+                  crop=crop, schedule=schedule, backbone=backbone, mixed_precision=mixed_precision, seed=seed, workers=workers)
+    print(device_line())
+    history = finetune(root, checkpoint, out, cfg, valid.split(','), test.split(','), hu, {None: True, 'no': False}.get(imagenet, imagenet))
+    print(f'wrote {Path(out)/"medical_fusion_finetuned.pth"}')
+    return dict(checkpoint=Path(out)/'medical_fusion_finetuned.pth', history=history, evaluation=json.loads((Path(out)/'medical_fusion_evaluation.json').read_text()))

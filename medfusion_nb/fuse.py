@@ -7,7 +7,6 @@ __all__ = ['pick_device', 'load_model', 'read_pair', 'check_output', 'fuse', 'ov
            'plan', 'staged', 'groups', 'fuse_batch', 'run_jobs', 'fuse_files', 'medfusion_fuse']
 
 # %% ../nbs/06_fuse.ipynb #cell-004
-import argparse
 import os
 import re
 import shutil
@@ -22,7 +21,7 @@ import torch
 from matplotlib import colormaps
 from tqdm import tqdm
 
-from .data import EXTENSIONS, Pair, find_pairs, one_line_errors, phantom_pair, read_image, show_images, write_image
+from .data import EXTENSIONS, CommandParser, Pair, find_pairs, phantom_pair, read_image, run_command, show_images, write_image
 from .model import FusionNet, attention_maps, fuse_arrays
 
 # %% ../nbs/06_fuse.ipynb #cell-007
@@ -277,13 +276,9 @@ def fuse_files(
     return run_jobs(jobs, load_model(weights, device, bf16), bits, batch, progress)
 
 # %% ../nbs/06_fuse.ipynb #cell-054
-class _Parser(argparse.ArgumentParser):
-    "An argument parser whose errors are exceptions, so that they take one line as all others do."
-    def error(self, message): raise ValueError(f"{message} (see {self.prog} --help)")
-
 def _parser():
     "Options of `medfusion_fuse`."
-    p = _Parser('medfusion_fuse', description='Fuse aligned CT and MRI images. Without arguments: the built-in phantom pair, into fused.png.')
+    p = CommandParser('medfusion_fuse', 'medfusion_fuse CT MRI --out fused --bits 16 --figure', description='Fuse aligned CT and MRI images. Without arguments: the built-in phantom pair, into fused.png.')
     p.add_argument('ct', nargs='?', help='CT image, or folder of CT images: 8- or 16-bit PNG, TIFF, JPEG or BMP, windowed')
     p.add_argument('mri', nargs='?', help='MRI image, or folder of MRI images with the same names')
     p.add_argument('-o', '--out', help='image to write, or folder for two folders (default: fused.png, or the folder fused)')
@@ -294,18 +289,21 @@ def _parser():
     p.add_argument('--weights', help='.pth file, folder, or OWNER/NAME on the Hugging Face hub (default: the weights in the package)')
     p.add_argument('--device', help='cpu, cuda or cuda:NUMBER (default: a GPU where there is one)')
     p.add_argument('--bf16', action='store_true', help='compute in bfloat16: faster on most processors, the same to within 8-bit rounding')
-    p.add_argument('--batch', type=int, help='most pairs at once (default: 16 on a GPU, 1 on a CPU)')
+    p.add_argument('--batch-size', type=int, dest='batch', help='most pairs at once (default: 16 on a GPU, 1 on a CPU)')
     return p
 
 # %% ../nbs/06_fuse.ipynb #cell-055
+def _fuse(**args):
+    "Fuse what the options name; say what was written."
+    if args['batch'] is not None and args['batch'] < 1: raise ValueError(f"--batch-size {args['batch']}: at least 1")
+    written = fuse_files(**args, progress=True)
+    if args['ct'] is None: print('fused the built-in phantom pair')
+    if len(written) > 4: print(f"wrote {len(written)} files into {Path(args['out'] or 'fused')}")
+    else: print('\n'.join(f'wrote {p}' for p in written))
+    return dict(written=written)
+
 def medfusion_fuse(
     argv:list=None, # arguments; None: those of the command line
 ):
     "Command: fuse aligned CT and MRI images, two files or two folders."
-    with one_line_errors('medfusion_fuse'):
-        args = vars(_parser().parse_args(argv))
-        if args['batch'] is not None and args['batch'] < 1: raise ValueError(f"--batch {args['batch']}: at least 1")
-        written = fuse_files(**args, progress=True)
-        if args['ct'] is None: print('fused the built-in phantom pair')
-        if len(written) > 4: print(f"wrote {len(written)} files into {Path(args['out'] or 'fused')}")
-        else: print('\n'.join(f'wrote {p}' for p in written))
+    run_command(_parser(), _fuse, argv)

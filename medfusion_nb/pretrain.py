@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from fastcore.script import Param, call_parse
+from fastcore.script import Param
 from tqdm.auto import tqdm
 
-from .data import FusionDataset, PhantomDataset, dataloader, llvip_pairs, luma, one_line_errors, write_atomically
+from .data import FusionDataset, PhantomDataset, command, dataloader, llvip_pairs, luma, write_atomically
 from .metrics import METRICS, gaussian_window
 from .model import FusionNet, atomic_save, build_network, load_checkpoint, read_checkpoint, save_checkpoint
 
@@ -274,26 +274,26 @@ def options(cfg, **given): # Config; options of a command, None where not given
     "The configuration with the given options changed."
     return Config(**{**asdict(cfg), **{k: v for k, v in given.items() if v is not None}})
 
-@call_parse
+@command('medfusion_pretrain LLVIP MSRS --epochs 20 --out runs/pretrain')
 def medfusion_pretrain(
     roots:Param('LLVIP-style folders, {visible,infrared}/{train,test}/NAME.jpg; none: phantoms', str, opt=False, nargs='*')=(),
     out:str='runs/pretrain', # folder to write to; a run found there is resumed
     epochs:int=None, # passes over the training pairs (given recipe: 50)
-    batch_size:int=None, # pairs a step (8)
-    lr:float=None, # learning rate (1e-4)
-    crop:int=None, # side of the training crops in pixels (256)
-    schedule:str=None, # constant or cosine (constant)
-    backbone:str=None, # resnet18, resnet34 or resnet50 (resnet34)
-    mixed_precision:str=None, # no, bf16 or fp16 (no)
-    seed:int=None, # of weights, shuffling and augmentation (42)
-    workers:int=None, # processes that load data (0)
-    imagenet:str=None, # local state_dict of the backbone, or 'no' for a random start (torchvision's ImageNet weights)
+    batch_size:int=None, # pairs a step (given recipe: 8)
+    lr:float=None, # learning rate (given recipe: 1e-4)
+    crop:int=None, # side of the training crops, pixels (given recipe: 256)
+    schedule:str=None, # constant or cosine (given recipe: constant)
+    backbone:str=None, # resnet18, resnet34 or resnet50 (given recipe: resnet34)
+    mixed_precision:str=None, # no, bf16 or fp16 (given recipe: no)
+    seed:int=None, # of weights, shuffling and augmentation (given recipe: 42)
+    workers:int=None, # processes that load data (given recipe: 0)
+    imagenet:str=None, # local state_dict of the backbone, or 'no' for a random start (default: torchvision's ImageNet weights)
     recipe:Param('given: as published; shipped: of the weights in the package', str, choices=('given', 'shipped'))='given',
 ):
     "Phase 1: pre-train the fusion network on aligned visible-infrared pairs."
-    with one_line_errors('medfusion_pretrain'):
-        cfg = options(Config(**(SHIPPED if recipe == 'shipped' else {})), epochs=epochs, batch_size=batch_size, lr=lr, crop=crop, schedule=schedule,
-                      backbone=backbone, mixed_precision=mixed_precision, seed=seed, workers=workers)
-        print(device_line())
-        pretrain(roots, out, cfg, {None: True, 'no': False}.get(imagenet, imagenet))
-        print(f'wrote {Path(out)/"fusion_model_fixed.pth"}')
+    cfg = options(Config(**(SHIPPED if recipe == 'shipped' else {})), epochs=epochs, batch_size=batch_size, lr=lr, crop=crop, schedule=schedule,
+                  backbone=backbone, mixed_precision=mixed_precision, seed=seed, workers=workers)
+    print(device_line())
+    history = pretrain(roots, out, cfg, {None: True, 'no': False}.get(imagenet, imagenet))
+    print(f'wrote {Path(out)/"fusion_model_fixed.pth"}')
+    return dict(checkpoint=Path(out)/'fusion_model_fixed.pth', history=history)
