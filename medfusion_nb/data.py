@@ -547,7 +547,8 @@ def _warp_matrix(rng, shape, out, rotate, scale): # 2x3 matrix, output pixel -> 
     half = np.abs(A) @ [(ow - 1)/2, (oh - 1)/2]               # half extent of the window in the image
     room = np.maximum(np.array([w - 1, h - 1])/2 - half, 0)   # how far its centre may move
     center = np.array([w - 1, h - 1])/2 + rng.uniform(-1, 1, 2)*room
-    return np.column_stack([A, center - A @ [(ow - 1)/2, (oh - 1)/2]])
+    shift = center - A @ [(ow - 1)/2, (oh - 1)/2]
+    return np.column_stack([A, shift if rotate or scale else shift.round()])   # without rotation and scale, whole pixels: nothing is blurred
 
 def _warp(img, matrix, out):
     "Sample `img` on the output grid only; black outside the image."
