@@ -43,7 +43,7 @@ def medical_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]
 
 LOSSES['medical'] = medical_loss
 
-# %% ../nbs/03_finetune.ipynb #789f1446
+# %% ../nbs/03_finetune.ipynb #0dce6505
 def wide_ssim(fused, ct, mri, # each (B,1,H,W), 0..255
               data_range=8.): # grey levels: the constants are those of this range
     "Structural similarity with both sources as the cddfuse protocol has it (7x7 windows, sum of both; Wang 2004), constants of a chosen range, (B,)."
@@ -67,7 +67,7 @@ def protocol_ratios(fused, ct, mri, # each (B,1,H,W) in [0,1]
     with torch.no_grad(): theirs = {k: score(k, torch.maximum(ct, mri)).clamp(min=1e-3) for k in columns}
     return {k: score(k, 255*fused)/theirs[k] for k in columns}
 
-# %% ../nbs/03_finetune.ipynb #32b76eb5
+# %% ../nbs/03_finetune.ipynb #9f483f65
 GOALS = dict(SD=(1., 1.), SF=(1.18, 2.), SCD=(1.02, 2.), Qabf=(1.14, 4.), SSIM=(1., 3.)) # column -> ratio to the pixelwise maximum, weight
 
 def protocol_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]

@@ -224,7 +224,7 @@ def _check_inputs(ct, mri):
     if ct.shape[0] != mri.shape[0] or ct.shape[2:] != mri.shape[2:]: raise ValueError(f'{shapes}: batch and size must be equal')
     if not (ct.is_floating_point() and mri.is_floating_point()): raise ValueError(f'ct {ct.dtype}, mri {mri.dtype}: expected floats in [0,1]')
 
-# %% ../nbs/01_model.ipynb #3bac1aa3
+# %% ../nbs/01_model.ipynb #571ecf04
 class Residual(nn.Module):
     "Two convolutions and a shortcut (He 2016)."
     def __init__(self, channels):
