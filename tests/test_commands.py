@@ -25,6 +25,9 @@ def test_every_command_explains_itself(tmp_path):
         assert re.search(rf'^example:\n  medfusion_{command}\b', out, re.M) or command == 'data', f'{command} shows no example'
         assert not re.search(r'--\w+_|default: (None|False|\()', out), out # one style: dashes, defaults as one would type them
         usage[f'medfusion_{command}'] = out
+    code, out, err = run('medfusion_data', 'fetch', '--help', cwd=tmp_path) # options of an action
+    assert (code, err) == (0, '') and re.search(r'^example:\n  medfusion_data fetch', out, re.M), err
+    usage['medfusion_data'] += out
     assert not tree(tmp_path)
     shell = '\n'.join(re.findall(r'^```sh\n(.*?)^```$', README.read_text(encoding='utf-8'), re.M|re.S))
     lines = [line.split() for line in shell.splitlines() if line.startswith('medfusion_')]
