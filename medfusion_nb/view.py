@@ -6,12 +6,13 @@
 __all__ = ['PLANES', 'EDGES', 'ATTENTION', 'as_stack', 'check_grid', 'cut', 'to_pixel', 'to_voxel', 'Study', 'colour', 'encode',
            'mix', 'Panel', 'drawing', 'Viewer', 'has_widgets', 'view']
 
-# %% ../nbs/07_view.ipynb #8dbc317b
+# %% ../nbs/07_view.ipynb #daf2fe23
 import os
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from io import BytesIO
+from pathlib import Path
 
 import cv2
 import ipywidgets as W
@@ -26,11 +27,12 @@ from ipyevents import Event
 from matplotlib import colormaps
 from PIL import Image
 
-from .data import WINDOWS, _display_small, get_window
+from .data import WINDOWS, _display_small, get_window, read_image
 from .fuse import fuse, load_model
 from .model import attention_maps
+from .volume import canonical, is_volume, mri_range, read_volume
 
-# %% ../nbs/07_view.ipynb #d6a91612
+# %% ../nbs/07_view.ipynb #79ac53b6
 def as_stack(
     x,        # (H,W) or (z,y,x) array or tensor, or SimpleITK.Image
     what:str, # its name, for errors
@@ -38,7 +40,7 @@ def as_stack(
     "An image as a stack of slices, 8 bits scaled to [0,1]; raises `ValueError` naming an image that cannot be shown."
     spacing = None
     if isinstance(x, sitk.Image):
-        if x.GetDimension() == 3: x = sitk.DICOMOrient(x, 'LPS')
+        if x.GetDimension() == 3: x = canonical(x)
         x, spacing = sitk.GetArrayFromImage(x), x.GetSpacing()[::-1]
     x = np.asarray(x)
     if x.ndim == 2: x, spacing = x[None], spacing and (1., *spacing)
@@ -46,7 +48,7 @@ def as_stack(
     if not np.isfinite(x).all(): raise ValueError(f"{what}: {np.count_nonzero(~np.isfinite(x))} values are not finite, set them to the background first")
     return (x/np.float32(255) if x.dtype == np.uint8 else x), spacing
 
-# %% ../nbs/07_view.ipynb #69434591
+# %% ../nbs/07_view.ipynb #78c8d45d
 def check_grid(
     name:str, # of an image
     x,        # the image, as given to `as_stack`
@@ -62,7 +64,7 @@ def check_grid(
         if len(a) != len(b) or not np.allclose(a, b, atol=1e-3):
             raise ValueError(f"{name} and CT differ in {k}, {a} and {b}: register and resample it onto the grid of the CT first")
 
-# %% ../nbs/07_view.ipynb #6c393f98
+# %% ../nbs/07_view.ipynb #f1ac3173
 PLANES = dict(axial=0, coronal=1, sagittal=2)               # orientation -> axis of the array along which it is cut
 EDGES = dict(axial='RLAP', coronal='RLSI', sagittal='APSI') # what lies left, right, up and down in the picture
 
@@ -75,7 +77,7 @@ def cut(
     plane = stack[(slice(None),)*PLANES[orientation] + (index,)]
     return plane if orientation == 'axial' else plane[::-1]
 
-# %% ../nbs/07_view.ipynb #050b801e
+# %% ../nbs/07_view.ipynb #7fbda71b
 def to_pixel(voxel, orientation, depth): # row, column
     "Where a plane of a stack of `depth` slices shows a voxel (z, y, x)."
     z, y, x = voxel
@@ -85,7 +87,7 @@ def to_voxel(row, col, orientation, index, depth): # z, y, x
     "The voxel at a pixel of plane `index`."
     return dict(axial=(index, row, col), coronal=(depth - 1 - row, index, col), sagittal=(depth - 1 - row, col, index))[orientation]
 
-# %% ../nbs/07_view.ipynb #23bf28ba
+# %% ../nbs/07_view.ipynb #a6295b90
 ATTENTION = {'attention to CT':'ct 1/4', 'attention to MRI':'mri 1/4', 'weight of CT':'ct weight'} # name here -> name in `attention_maps`
 
 class Study:
@@ -109,7 +111,7 @@ class Study:
         self._set_scales(window)
         if self.shape[0] == 1 and ('fused' not in given or not attention): self._compute_later(model or load_model())
 
-# %% ../nbs/07_view.ipynb #dc5a42b0
+# %% ../nbs/07_view.ipynb #19116213
 def _outside(x): # True when values leave [0,1]
     "Has an image a unit of its own?"
     return bool(x.min() < 0 or x.max() > 1)
@@ -121,10 +123,7 @@ def _set_scales(self:Study, window):
     self.hu = _outside(ct)
     self.windows = WINDOWS if self.hu else dict(full=(.5, 1.))
     self.window = get_window(window) if self.hu else (.5, 1.)
-    self.mri_range = (0., 1.)
-    if _outside(mri):
-        lo, hi = np.percentile(mri[..., ::2, ::2], [.5, 99.5]).tolist()
-        self.mri_range = (lo, max(hi, lo + 1e-6))
+    self.mri_range = mri_range(sitk.GetImageFromArray(mri)) if _outside(mri) else (0., 1.)
 
 @patch
 def _compute_later(self:Study, model):
@@ -139,7 +138,7 @@ def _compute_later(self:Study, model):
     if set(self.images) <= {'CT', 'MRI', 'fused'}:
         self.images.update({name: attention for name in list(ATTENTION)[:3 if model.config['detail'] else 2]})
 
-# %% ../nbs/07_view.ipynb #0f808d6b
+# %% ../nbs/07_view.ipynb #1996ab3a
 @patch(as_prop=True)
 def names(self:Study) -> list:
     "Names of all images that can be shown, differences included."
@@ -159,7 +158,7 @@ def scale(self:Study, name) -> tuple: # lowest and highest value shown, colour m
     if name == 'MRI': return *self.mri_range, 'gray'
     return 0., 1., 'gray' if name == 'fused' else 'viridis'
 
-# %% ../nbs/07_view.ipynb #e6bb8748
+# %% ../nbs/07_view.ipynb #2f2dd40f
 @patch
 def values(self:Study, name, orientation, index) -> np.ndarray: # float32 (h,w)
     "Values in a plane; of a difference, what is shown of one image less what is shown of the other."
@@ -183,7 +182,7 @@ def read(self:Study, names, voxel) -> dict: # name -> text
         return f'{v:.0f}' if name == 'MRI' and self.mri_range != (0., 1.) else f'{v:+.2f}' if ' - ' in name else f'{v:.2f}'
     return {name: text(name) for name in names}
 
-# %% ../nbs/07_view.ipynb #cc5beba2
+# %% ../nbs/07_view.ipynb #4e082ebe
 @patch
 def check(self:Study, show, orientation, index) -> tuple: # names, index
     "What to show: CT, MRI and fused image and the middle slice unless others are wanted; raises `ValueError` for what is not there."
@@ -194,7 +193,7 @@ def check(self:Study, show, orientation, index) -> tuple: # names, index
         if name not in self.names: raise ValueError(f"no image {name!r}: the images are {', '.join(self.names)}")
     return list(show or [n for n in ('CT', 'MRI', 'fused') if n in self.names]), n//2 if index is None else index
 
-# %% ../nbs/07_view.ipynb #f351913c
+# %% ../nbs/07_view.ipynb #0852d7e2
 @lru_cache
 def _palette(cmap): # (256,3) uint8
     "Colours of a matplotlib or seaborn map."
@@ -213,15 +212,15 @@ def encode(
     cmap:str='gray', # colour map of a plane
 ) -> bytes:          # PNG
     "A picture as PNG: a plane as 8-bit indices with a palette."
-    if img.ndim == 2: img = np.round(255*img).astype(np.uint8)
-    if img.ndim == 3 or cmap == 'gray':
-        return cv2.imencode('.png', img[..., ::-1] if img.ndim == 3 else img, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, 3])[1].tobytes()
+    if img.ndim == 3: return cv2.imencode('.png', img[..., ::-1])[1].tobytes()
+    img = np.round(255*img).astype(np.uint8)
+    if cmap == 'gray': return cv2.imencode('.png', img, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, 3])[1].tobytes()
     png, data = Image.fromarray(img), BytesIO()
     png.putpalette(_palette(cmap).tobytes())
     png.save(data, 'png', compress_level=1)
     return data.getvalue()
 
-# %% ../nbs/07_view.ipynb #7e1aef4a
+# %% ../nbs/07_view.ipynb #5f640d48
 def mix(
     a:np.ndarray, # uint8 (h,w,3)
     b:np.ndarray, # the same
@@ -233,7 +232,7 @@ def mix(
     k = round((1 - share)*a.shape[1])
     return np.concatenate([a[:, :k], b[:, k:]], 1)
 
-# %% ../nbs/07_view.ipynb #29f83ec7
+# %% ../nbs/07_view.ipynb #0b46c990
 @patch
 def title(self:Study, name) -> str:
     "Name of an image, with the window of a CT in HU."
@@ -270,7 +269,7 @@ def figure(self:Study,
     fig._ipython_display_ = partial(_display_small, fig)
     return fig
 
-# %% ../nbs/07_view.ipynb #a65d266b
+# %% ../nbs/07_view.ipynb #7c5c389a
 class Panel:
     "A picture, a drawing over it, and the mouse events of both."
     def __init__(self, on_event, wheel):
@@ -287,7 +286,7 @@ class Panel:
         self.width, self.height, self.picture.value = width, height, data
         self.box.layout.width, self.box.layout.height = f'{width}px', f'{height}px'
 
-# %% ../nbs/07_view.ipynb #a1c9b949
+# %% ../nbs/07_view.ipynb #c345e6ad
 _TEXT = 'font:12px sans-serif;fill:white;stroke:black;stroke-width:3px;paint-order:stroke'
 
 def drawing(
@@ -300,7 +299,7 @@ def drawing(
 ) -> str:          # SVG
     "What is drawn over a picture."
     def text(x, y, s, anchor='middle'): return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" style="{_TEXT}">{s}</text>'
-    def stroke(x1, y1, x2, y2, c): return f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{c}"/>'
+    def stroke(x1, y1, x2, y2, c): return f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{c}" stroke-opacity=".7"/>'
     parts = [text(6, 16, title, 'start')]
     parts += [text(*at, s) for s, at in zip(edges, [(9, height/2), (width - 9, height/2), (width/2, 16), (width/2, height - 6)])]
     if cross: parts += [stroke(cross[0], 0, cross[0], height, 'gold'), stroke(0, cross[1], width, cross[1], 'gold')]
@@ -315,7 +314,7 @@ def _bar(width, height, lo, hi, cmap, text):
     yield text(.2*width - 4, height - 8, f'{lo:g}', 'end')
     yield text(.8*width + 4, height - 8, f'{hi:g}', 'start')
 
-# %% ../nbs/07_view.ipynb #39989a18
+# %% ../nbs/07_view.ipynb #561402e2
 class Viewer(W.VBox):
     "Pictures of a study with controls: slice, plane, images, blend and swipe, window; the values under the cursor."
     def __init__(self,
@@ -336,7 +335,7 @@ class Viewer(W.VBox):
         self._observe()
         self.redraw()
 
-# %% ../nbs/07_view.ipynb #024d50b5
+# %% ../nbs/07_view.ipynb #451c6696
 @patch
 def _controls(self:Viewer, show, index, orientation):
     "Make the controls."
@@ -354,7 +353,7 @@ def _controls(self:Viewer, show, index, orientation):
                                for v, d in zip(study.window, ['centre', 'width']))
     self.readout = W.HTML('Point at a picture to read its values; drag to change the window.')
 
-# %% ../nbs/07_view.ipynb #94f34859
+# %% ../nbs/07_view.ipynb #32fc2401
 @patch
 def _observe(self:Viewer):
     "Connect the controls."
@@ -382,7 +381,7 @@ def turn(self:Viewer):
     with self.slice.hold_trait_notifications(): self.slice.max, self.slice.value = n - 1, self.cursor[axis] if self.cursor else n//2
     if self.slice.value == before: self.redraw()
 
-# %% ../nbs/07_view.ipynb #1e5e07a9
+# %% ../nbs/07_view.ipynb #08a420bb
 _POOL = ThreadPoolExecutor(4)
 
 @patch
@@ -416,7 +415,7 @@ def redraw(self:Viewer):
     if boxes != self.pictures.children: self.pictures.children = boxes
     self.annotate()
 
-# %% ../nbs/07_view.ipynb #b6886ff9
+# %% ../nbs/07_view.ipynb #c0e1fdea
 @patch
 def annotate(self:Viewer):
     "Draw over the pictures, and write the values under the cursor."
@@ -443,7 +442,7 @@ def _read(self:Viewer):
     place = f'x {x}, y {y}' + (f', z {z}' if self.study.shape[0] > 1 else '')
     self.readout.value = ' &emsp; '.join([place, *(f'{k} <b>{v}</b>' for k, v in self.study.read(names, self.cursor).items())])
 
-# %% ../nbs/07_view.ipynb #bb0efd90
+# %% ../nbs/07_view.ipynb #d950eb16
 @patch
 def on_mouse(self:Viewer, i, event):
     "React to a mouse event of panel `i`."
@@ -467,13 +466,20 @@ def _dragged(self:Viewer, fx, fy, panel):
     if line: self.share.value = 1 - fx
     else: self.set_window(round(center - 2*width*(fy - y), 2), round(width*4**(fx - x), 2))
 
-# %% ../nbs/07_view.ipynb #ce48767a
+# %% ../nbs/07_view.ipynb #b14391c1
+def _read(x, what):
+    "An image or volume file as `as_stack` takes it; anything else as it is."
+    if not isinstance(x, (str, Path)): return x
+    if is_volume(x): return read_volume(x, dict(CT='CT', MRI='MR').get(what), hu=False).image
+    if not Path(x).is_file(): raise FileNotFoundError(f"{what} {x}: no such file or folder")
+    return read_image(x)
+
 def has_widgets() -> bool: # True in JupyterLab, Jupyter Notebook and VS Code
     "Does a front end that draws widgets show what this process displays?"
     return getattr(get_ipython(), 'kernel', None) is not None and any(k in os.environ for k in ('JPY_SESSION_NAME', 'VSCODE_PID'))
 
 def view(
-    ct,                      # (H,W) or (z,y,x) array or tensor, in HU or in [0,1], or SimpleITK.Image
+    ct,                      # (H,W) or (z,y,x) array or tensor in HU or [0,1], SimpleITK.Image, image or volume file
     mri,                     # the same of the MRI, in any unit, on the same grid
     fused=None,              # fused image in [0,1]; None: computed for a pair, left out for a volume
     attention=None,          # map in [0,1], or dict name -> map; None: computed for a pair, left out for a volume
@@ -486,7 +492,8 @@ def view(
     model=None,              # FusionNet for what is computed; None: the shipped weights
     widget:bool=None,        # a viewer, or a figure? None: a viewer where a front end can show it
 ):                           # `Viewer` or matplotlib figure
-    "Show a pair or a volume; raises `ValueError` when the images are not on one grid or cannot be shown."
+    "Show a pair or a volume; raises `FileNotFoundError` or `ValueError` naming what cannot be read, shown, or is on another grid."
+    ct, mri, fused = (_read(x, what) for x, what in ((ct, 'CT'), (mri, 'MRI'), (fused, 'fused')))
     study = Study(ct, mri, fused, attention, window, spacing, model)
     if has_widgets() if widget is None else widget: return Viewer(study, show, orientation, index, width)
     names, index = study.check(show, orientation, index)
