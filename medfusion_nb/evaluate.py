@@ -388,7 +388,7 @@ def edge_figure(
     curve.set_xlabel('stronger edge of the sources, grey levels a pixel', fontsize=8)
     curve.set_ylabel('edge of the fused image', fontsize=8)
     curve.legend(fontsize=7, frameon=False, loc='center left', bbox_to_anchor=(1, .5))
-    bottom.colorbar(diff, ax=axes, shrink=.7)
+    bottom.colorbar(diff, ax=axes, shrink=.7, label='grey levels a pixel')
     fig.suptitle(f'Edges {name}', fontsize=10)
     plt.close(fig)
     return fig

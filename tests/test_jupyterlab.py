@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -55,9 +56,9 @@ def lab(tmp_path_factory):
         file.parent.mkdir(parents=True, exist_ok=True); file.write_text(json.dumps(value))
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'JUPYTERLAB_SETTINGS_DIR': str(tmp/'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(tmp/'workspaces'), 'PYTHONWARNINGS': 'default',
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'JUPYTERLAB_SETTINGS_DIR': str(tmp/'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(tmp/'workspaces'),
            'JUPYTER_CONFIG_DIR': str(tmp/'config'), 'JUPYTER_DATA_DIR': str(tmp/'data'), 'JUPYTER_RUNTIME_DIR': str(tmp/'runtime'), 'PYTHONPATH': str(ROOT), 'HF_HUB_OFFLINE': '1'}
-    for name in ('MEDFUSION_DATA', 'MPLBACKEND', 'PYTHONWARNINGS'): env.pop(name, None)
+    for name in ('MEDFUSION_DATA', 'MPLBACKEND'): env.pop(name, None)
     log = (tmp/'lab.log').open('w')
     server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--ServerApp.port_retries=0',
                                '--IdentityProvider.token=', '--LabApp.expose_app_in_browser=True', f'--ServerApp.root_dir={tmp/"nbs"}'], env=env, stdout=log, stderr=log)
@@ -67,7 +68,7 @@ def lab(tmp_path_factory):
     while not answers():
         if server.poll() is not None or time.monotonic() > end: pytest.fail(f"JupyterLab did not start: {(tmp/'lab.log').read_text()[-2000:]}")
         time.sleep(.1)
-    yield SimpleNamespace(url=f'http://127.0.0.1:{port}', folder=tmp/'nbs')
+    yield SimpleNamespace(url=f'http://127.0.0.1:{port}', process=psutil.Process(server.pid))
     server.terminate()
     try: server.wait(20)
     except subprocess.TimeoutExpired: server.kill()
@@ -155,7 +156,8 @@ def test_run_all(lab, browser, name, request):
         seconds = nb.run_all()
         nb.page.wait_for_timeout(1000)
         nb.screenshot('run')
-        print(f'{name}: {seconds:.0f} s')
+        kernels = [p for p in lab.process.children(recursive=True) if any('ipykernel' in a for a in p.cmdline())]
+        print(f'{name}: {seconds:.0f} s, {sum(sum(p.cpu_times()) for p in kernels):.0f} s of processor time')
         assert list(nb.complaints()) == []
         assert seconds < LIMIT
 
