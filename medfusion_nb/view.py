@@ -6,7 +6,7 @@
 __all__ = ['PLANES', 'EDGES', 'ATTENTION', 'as_stack', 'check_grid', 'cut', 'to_pixel', 'to_voxel', 'Study', 'colour', 'encode',
            'mix', 'Panel', 'drawing', 'Viewer', 'has_widgets', 'view']
 
-# %% ../nbs/07_view.ipynb #2536804a
+# %% ../nbs/07_view.ipynb #bc8bd5c9
 import os
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +32,7 @@ from .fuse import fuse, load_model
 from .model import attention_maps
 from .volume import canonical, is_volume, mri_range, read_volume
 
-# %% ../nbs/07_view.ipynb #f03bc118
+# %% ../nbs/07_view.ipynb #ec6c4591
 def as_stack(
     x,        # (H,W) or (z,y,x) array or tensor, or SimpleITK.Image
     what:str, # its name, for errors
@@ -48,7 +48,7 @@ def as_stack(
     if not np.isfinite(x).all(): raise ValueError(f"{what}: {np.count_nonzero(~np.isfinite(x))} values are not finite, set them to the background first")
     return (x/np.float32(255) if x.dtype == np.uint8 else x), spacing
 
-# %% ../nbs/07_view.ipynb #0d70fcd3
+# %% ../nbs/07_view.ipynb #acd713bb
 def check_grid(
     name:str, # of an image
     x,        # the image, as given to `as_stack`
@@ -64,7 +64,7 @@ def check_grid(
         if len(a) != len(b) or not np.allclose(a, b, atol=1e-3):
             raise ValueError(f"{name} and CT differ in {k}, {a} and {b}: register and resample it onto the grid of the CT first")
 
-# %% ../nbs/07_view.ipynb #a5369937
+# %% ../nbs/07_view.ipynb #e8a8b8a8
 PLANES = dict(axial=0, coronal=1, sagittal=2)               # orientation -> axis of the array along which it is cut
 EDGES = dict(axial='RLAP', coronal='RLSI', sagittal='APSI') # what lies left, right, up and down in the picture
 
@@ -77,7 +77,7 @@ def cut(
     plane = stack[(slice(None),)*PLANES[orientation] + (index,)]
     return plane if orientation == 'axial' else plane[::-1]
 
-# %% ../nbs/07_view.ipynb #f86d294e
+# %% ../nbs/07_view.ipynb #ab17e17a
 def to_pixel(voxel, orientation, depth): # row, column
     "Where a plane of a stack of `depth` slices shows a voxel (z, y, x)."
     z, y, x = voxel
@@ -87,7 +87,7 @@ def to_voxel(row, col, orientation, index, depth): # z, y, x
     "The voxel at a pixel of plane `index`."
     return dict(axial=(index, row, col), coronal=(depth - 1 - row, index, col), sagittal=(depth - 1 - row, col, index))[orientation]
 
-# %% ../nbs/07_view.ipynb #440739bf
+# %% ../nbs/07_view.ipynb #72d03e4c
 ATTENTION = {'attention to CT':'ct 1/4', 'attention to MRI':'mri 1/4', 'weight of CT':'ct weight'} # name here -> name in `attention_maps`
 
 class Study:
@@ -111,7 +111,7 @@ class Study:
         self._set_scales(window)
         if self.shape[0] == 1 and ('fused' not in given or not attention): self._compute_later(model or load_model())
 
-# %% ../nbs/07_view.ipynb #5169f949
+# %% ../nbs/07_view.ipynb #3e99c810
 def _outside(x): # True when values leave [0,1]
     "Has an image a unit of its own?"
     return bool(x.min() < 0 or x.max() > 1)
@@ -138,7 +138,7 @@ def _compute_later(self:Study, model):
     if set(self.images) <= {'CT', 'MRI', 'fused'}:
         self.images.update({name: attention for name in list(ATTENTION)[:3 if model.config['detail'] else 2]})
 
-# %% ../nbs/07_view.ipynb #a501a10b
+# %% ../nbs/07_view.ipynb #f37eb781
 @patch(as_prop=True)
 def names(self:Study) -> list:
     "Names of all images that can be shown, differences included."
@@ -158,7 +158,7 @@ def scale(self:Study, name) -> tuple: # lowest and highest value shown, colour m
     if name == 'MRI': return *self.mri_range, 'gray'
     return 0., 1., 'gray' if name == 'fused' else 'viridis'
 
-# %% ../nbs/07_view.ipynb #8106c861
+# %% ../nbs/07_view.ipynb #4931b601
 @patch
 def values(self:Study, name, orientation, index) -> np.ndarray: # float32 (h,w)
     "Values in a plane; of a difference, what is shown of one image less what is shown of the other."
@@ -182,7 +182,7 @@ def read(self:Study, names, voxel) -> dict: # name -> text
         return f'{v:.0f}' if name == 'MRI' and self.mri_range != (0., 1.) else f'{v:+.2f}' if ' - ' in name else f'{v:.2f}'
     return {name: text(name) for name in names}
 
-# %% ../nbs/07_view.ipynb #991f3b0c
+# %% ../nbs/07_view.ipynb #089b6539
 @patch
 def check(self:Study, show, orientation, index) -> tuple: # names, index
     "What to show: CT, MRI and fused image and the middle slice unless others are wanted; raises `ValueError` for what is not there."
@@ -193,7 +193,7 @@ def check(self:Study, show, orientation, index) -> tuple: # names, index
         if name not in self.names: raise ValueError(f"no image {name!r}: the images are {', '.join(self.names)}")
     return list(show or [n for n in ('CT', 'MRI', 'fused') if n in self.names]), n//2 if index is None else index
 
-# %% ../nbs/07_view.ipynb #6a7a72e3
+# %% ../nbs/07_view.ipynb #cb641b5d
 @lru_cache
 def _palette(cmap): # (256,3) uint8
     "Colours of a matplotlib or seaborn map."
@@ -220,7 +220,7 @@ def encode(
     png.save(data, 'png', compress_level=1)
     return data.getvalue()
 
-# %% ../nbs/07_view.ipynb #20495055
+# %% ../nbs/07_view.ipynb #e75424aa
 def mix(
     a:np.ndarray, # uint8 (h,w,3)
     b:np.ndarray, # the same
@@ -232,7 +232,7 @@ def mix(
     k = round((1 - share)*a.shape[1])
     return np.concatenate([a[:, :k], b[:, k:]], 1)
 
-# %% ../nbs/07_view.ipynb #a6fd013c
+# %% ../nbs/07_view.ipynb #e90eb1be
 @patch
 def title(self:Study, name) -> str:
     "Name of an image, with the window of a CT in HU."
@@ -269,7 +269,7 @@ def figure(self:Study,
     fig._ipython_display_ = partial(_display_small, fig)
     return fig
 
-# %% ../nbs/07_view.ipynb #7f089bca
+# %% ../nbs/07_view.ipynb #823807f8
 class Panel:
     "A picture, a drawing over it, and the mouse events of both."
     def __init__(self, on_event, wheel):
@@ -286,7 +286,7 @@ class Panel:
         self.width, self.height, self.picture.value = width, height, data
         self.box.layout.width, self.box.layout.height = f'{width}px', f'{height}px'
 
-# %% ../nbs/07_view.ipynb #c5e08019
+# %% ../nbs/07_view.ipynb #6ebe10ea
 _TEXT = 'font:12px sans-serif;fill:white;stroke:black;stroke-width:3px;paint-order:stroke'
 
 def drawing(
@@ -314,7 +314,7 @@ def _bar(width, height, lo, hi, cmap, text):
     yield text(.2*width - 4, height - 8, f'{lo:g}', 'end')
     yield text(.8*width + 4, height - 8, f'{hi:g}', 'start')
 
-# %% ../nbs/07_view.ipynb #3995c39c
+# %% ../nbs/07_view.ipynb #73e138f6
 class Viewer(W.VBox):
     "Pictures of a study with controls: slice, plane, images, blend and swipe, window; the values under the cursor."
     def __init__(self,
@@ -335,7 +335,7 @@ class Viewer(W.VBox):
         self._observe()
         self.redraw()
 
-# %% ../nbs/07_view.ipynb #590282fa
+# %% ../nbs/07_view.ipynb #d208d5b6
 @patch
 def _controls(self:Viewer, show, index, orientation):
     "Make the controls."
@@ -353,7 +353,7 @@ def _controls(self:Viewer, show, index, orientation):
                                for v, d in zip(study.window, ['centre', 'width']))
     self.readout = W.HTML('Point at a picture to read its values; drag to change the window.')
 
-# %% ../nbs/07_view.ipynb #46765612
+# %% ../nbs/07_view.ipynb #81f044bf
 @patch
 def _observe(self:Viewer):
     "Connect the controls."
@@ -381,7 +381,7 @@ def turn(self:Viewer):
     with self.slice.hold_trait_notifications(): self.slice.max, self.slice.value = n - 1, self.cursor[axis] if self.cursor else n//2
     if self.slice.value == before: self.redraw()
 
-# %% ../nbs/07_view.ipynb #5f4a4df6
+# %% ../nbs/07_view.ipynb #d8f27643
 _POOL = ThreadPoolExecutor(4)
 
 @patch
@@ -415,7 +415,7 @@ def redraw(self:Viewer):
     if boxes != self.pictures.children: self.pictures.children = boxes
     self.annotate()
 
-# %% ../nbs/07_view.ipynb #7970c6ec
+# %% ../nbs/07_view.ipynb #bdab5604
 @patch
 def annotate(self:Viewer):
     "Draw over the pictures, and write the values under the cursor."
@@ -442,7 +442,7 @@ def _read(self:Viewer):
     place = f'x {x}, y {y}' + (f', z {z}' if self.study.shape[0] > 1 else '')
     self.readout.value = ' &emsp; '.join([place, *(f'{k} <b>{v}</b>' for k, v in self.study.read(names, self.cursor).items())])
 
-# %% ../nbs/07_view.ipynb #d6ad5dc7
+# %% ../nbs/07_view.ipynb #7cb38580
 @patch
 def on_mouse(self:Viewer, i, event):
     "React to a mouse event of panel `i`."
@@ -466,7 +466,7 @@ def _dragged(self:Viewer, fx, fy, panel):
     if line: self.share.value = 1 - fx
     else: self.set_window(round(center - 2*width*(fy - y), 2), round(width*4**(fx - x), 2))
 
-# %% ../nbs/07_view.ipynb #94335d98
+# %% ../nbs/07_view.ipynb #119a5ea8
 def _read(x, what):
     "An image or volume file as `as_stack` takes it; anything else as it is."
     if not isinstance(x, (str, Path)): return x
