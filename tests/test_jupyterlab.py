@@ -27,7 +27,7 @@ NOTEBOOKS = sorted(p.name for p in (ROOT/'nbs').glob('*.ipynb'))
 RUN_BY_DEFAULT = ('00_data.ipynb', '07_view.ipynb')
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
-LIMIT = 180 # s for one notebook on 2 cores
+LIMIT, PATIENCE = 180, 900 # s for one notebook on 2 quiet cores, and on a busy machine before it is given up
 
 sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install playwright')
 pytest.importorskip('jupyterlab', reason='JupyterLab is not installed: pip install jupyterlab')
@@ -41,6 +41,7 @@ head = phantom_pair(512, seed=3)
 ct, mri = (np.stack([np.roll(x, 6*i, 1) for i in range(16)]) for x in (head.ct_hu, head.mri))
 view(ct, mri, 1 - mri, attention=mri[:, ::-1], index=8, width=512)
 '''
+BROKEN = ('import warnings; warnings.warn("odd")', '1/0')
 
 
 @pytest.fixture(scope='module')
@@ -48,8 +49,10 @@ def lab(tmp_path_factory):
     "JupyterLab over a copy of the notebooks, with settings of its own; its address and folder."
     tmp = tmp_path_factory.mktemp('lab')
     shutil.copytree(ROOT/'nbs', tmp/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_proc'))
-    cell = nbformat.v4.new_code_cell(VIEWER)
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python'))), tmp/'nbs'/'viewer.ipynb')
+    v4, python = nbformat.v4, dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
+    lost = v4.new_output('display_data', {'application/vnd.jupyter.widget-view+json': dict(model_id='0'*32, version_major=2, version_minor=0)})
+    for name, cells in dict(viewer=[v4.new_code_cell(VIEWER)], broken=[v4.new_code_cell('1', outputs=[lost]), *map(v4.new_code_cell, BROKEN)]).items():
+        nbformat.write(v4.new_notebook(cells=cells, metadata=python), tmp/'nbs'/f'{name}.ipynb')
     settings = tmp/'settings'/'@jupyterlab'
     for plugin, value in {'notebook-extension/tracker': dict(windowingMode='none'), 'apputils-extension/notification': dict(fetchNews='false')}.items():
         file = settings/f'{plugin}.jupyterlab-settings'
@@ -116,7 +119,7 @@ class Notebook:
             failed = [c for c in code if any(o['output_type'] == 'error' for o in c['outputs'])]
             return failed or (not self.page.locator('.jp-InputArea-prompt:text-is("[*]:")').count() and all(c['count'] for c in code))
         while not done():
-            if time.monotonic() - start > LIMIT: pytest.fail(f'{self.name} has not ended after {LIMIT} s')
+            if time.monotonic() - start > PATIENCE: pytest.fail(f'{self.name} has not ended after {PATIENCE} s')
             time.sleep(.5)
         return time.monotonic() - start
 
@@ -128,13 +131,25 @@ class Notebook:
             for out in c['outputs']:
                 text = ''.join(out.get('text', ''))
                 if out['output_type'] == 'error': yield f"cell {i}: {out['ename']}: {out['evalue']}"
-                elif out.get('name') == 'stderr' and re.search(r'Warning\b|Traceback', text) and 'warn' not in (prose + c['source']).lower(): yield f'cell {i}: {text}'
+                elif out.get('name') == 'stderr' and re.search(r'Warning\b|Traceback', text) and 'warn' not in prose.lower(): yield f'cell {i}: {text}'
+        widgets = sum('application/vnd.jupyter.widget-view+json' in o.get('data', {}) for c in self.cells() for o in c['outputs'])
+        drawn = self.page.locator('.jp-OutputArea-output:has(.jupyter-widgets)').count()
+        if drawn < widgets: yield f'{drawn} of {widgets} widgets are drawn'
         for lost in self.page.locator('text=/Error displaying widget|Loading widget|Could not load widget|model not found/').all(): yield f'widget: {lost.inner_text()}'
         yield from self.errors
 
     def screenshot(self, what):
         folder = os.environ.get('MEDFUSION_SCREENSHOTS')
         if folder: self.page.screenshot(path=Path(folder)/f'{Path(self.name).stem}_{what}.png')
+
+
+def test_complaints_are_found(lab, browser):
+    "What the tests below look for is seen in a notebook that has it: a widget that is lost, a warning, an error."
+    with Notebook(lab, browser, 'broken.ipynb') as nb:
+        becomes(nb, lambda: any('widget' in c for c in nb.complaints()), 'the lost widget was not noticed')
+        nb.run_all()
+        found = '\n'.join(nb.complaints())
+        assert 'UserWarning: odd' in found and 'ZeroDivisionError' in found, found
 
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
@@ -150,16 +165,17 @@ def test_opens(lab, browser, name):
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_run_all(lab, browser, name, request):
-    "Run All reaches the end without a complaint, within three minutes."
+    "Run All reaches the end without a complaint, within three minutes; on a busy machine within three minutes of processor time."
     if name not in RUN_BY_DEFAULT and not request.config.getoption('all_notebooks'): pytest.skip('run with --all-notebooks')
     with Notebook(lab, browser, name) as nb:
         seconds = nb.run_all()
+        kernels = [p for p in lab.process.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE and any('ipykernel' in a for a in p.cmdline())]
+        computed = sum(sum(p.cpu_times()[:4]) for p in kernels)
         nb.page.wait_for_timeout(1000)
         nb.screenshot('run')
-        kernels = [p for p in lab.process.children(recursive=True) if any('ipykernel' in a for a in p.cmdline())]
-        print(f'{name}: {seconds:.0f} s, {sum(sum(p.cpu_times()) for p in kernels):.0f} s of processor time')
+        print(f'{name}: {seconds:.0f} s, {computed:.0f} s of processor time')
         assert list(nb.complaints()) == []
-        assert seconds < LIMIT
+        assert (computed if os.getloadavg()[0] > os.cpu_count() else seconds) < LIMIT
 
 
 @pytest.fixture(scope='module')
