@@ -265,7 +265,7 @@ def verdicts(
     sign = np.where(c.p_holm >= level, '=', np.where(c.median_gain > 0, '+', '-'))
     return c.assign(sign=sign).pivot(index='other', columns='metric', values='sign').loc[c.other.unique(), c.metric.unique()]
 
-# %% ../nbs/04_evaluate.ipynb #c7d9d629
+# %% ../nbs/04_evaluate.ipynb #ad7128ea
 LEADER = dict(EN=4.88/4.47, SD=79.17/84.22, SF=38.14/33.53, MI=2.61/3.63, SCD=1.41/1.50, VIF=.61/.636, Qabf=.68/.629, SSIM=1.34/1.376) # CDDFuse over maximum
 
 def against_leader(
@@ -307,7 +307,7 @@ def report(
         'Sound definitions, for both sources and for each; * best': marked(mean_table(scores, 'sources').T, 'row')}
     return '\n\n'.join(f'{title}\n{t.to_string()}' for title, t in parts.items())
 
-# %% ../nbs/04_evaluate.ipynb #8370b712
+# %% ../nbs/04_evaluate.ipynb #2df1b4fd
 @torch.no_grad()
 def guard_table(
     model,           # FusionNet or CompactNet
@@ -328,7 +328,7 @@ def guard_table(
             rows += [dict(method=k, **dict(zip(values, v))) for v in zip(*(v.tolist() for v in values.values()))]
     return pd.DataFrame(rows).groupby('method', sort=False).mean()
 
-# %% ../nbs/04_evaluate.ipynb #5b5a51d6
+# %% ../nbs/04_evaluate.ipynb #264f1726
 @torch.no_grad()
 def finding_table(
     model,      # FusionNet or CompactNet
