@@ -1,6 +1,6 @@
 """Checks of the repository that need no kernel: exits with 1 and says what is wrong where.
 
-- a notebook is at most 300 KB, saved without errors, and its outputs hold no path of the machine it ran on;
+- a notebook is at most 300 KB, saved without errors and without widgets, and its outputs hold no path of the machine it ran on;
 - an image outside the notebooks is a figure of the README, at most 100 KB, or the logo, a small drawing without pixels: nothing else that could hold a real scan is tracked or about to be.
 """
 import re
@@ -21,9 +21,12 @@ def check_notebook(path):
     "What is wrong with one notebook."
     size = path.stat().st_size
     if size > 300*1024: yield f'{size//1024} KB: keep it to 300 KB (smaller figures, lower dpi)'
-    for i, cell in enumerate(nbformat.read(path, 4).cells):
+    nb = nbformat.read(path, 4)
+    if 'widgets' in nb.metadata: yield 'the state of widgets was saved: execute it with nbconvert --ExecutePreprocessor.store_widget_state=False'
+    for i, cell in enumerate(nb.cells):
         if cell.cell_type != 'code': continue
         for out in cell.outputs:
+            if 'application/vnd.jupyter.widget-view+json' in out.get('data', {}): yield f'cell {i} was saved with a widget, which nobody can see without its kernel: execute it with nbconvert'
             if out.output_type == 'error': yield f'cell {i} was saved with the error {out.ename}'
             text = out.get('text', '') + ''.join(str(v) for k, v in out.get('data', {}).items() if k.startswith('text'))
             found = MACHINE_PATH.search(text)

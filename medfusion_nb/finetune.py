@@ -22,7 +22,7 @@ from fastcore.script import Param
 
 from .data import FusionDataset, PhantomDataset, command, find_pairs, phantom_pair, split_by_patient, write_atomically
 from .metrics import METRICS, evaluate
-from .model import WEIGHTS, FusionNet, dequantize, fuse_arrays, load_checkpoint, quantize, read_checkpoint, save_shipped
+from .model import WEIGHTS, FusionNet, build_network, dequantize, fuse_arrays, load_checkpoint, quantize, read_checkpoint, save_shipped
 from .pretrain import LOSSES, Config, device_line, gradients, new_network, options, train
 
 # %% ../nbs/03_finetune.ipynb #cell-006
@@ -169,20 +169,22 @@ def digest(folder): # folder of image files
     return dict(files=len(files), sha256=h.hexdigest())
 
 # %% ../nbs/03_finetune.ipynb #cell-036
-def ship(pretrained, finetuned, # folders of the two runs
+def ship(pretrained, # folder of the run of phase 1; None where there was none
+         finetuned, # folder of the run of phase 2
          folder=WEIGHTS, # where the shipped weights go
          data={}, # name -> folder of images that were trained on; their digests are recorded
-         pairs=4): # phantoms on which the quantised network is compared with the full one
-    "Quantises a fine-tuned network for the package, with recipes and histories; ValueError if its images differ by a grey level or more."
-    states = {k: read_checkpoint(Path(f)/'last.pth') for k, f in (('pretrain', pretrained), ('finetune', finetuned))}
+         pairs=4): # phantoms on which the shipped network is compared with the full-precision one
+    "Writes a fine-tuned network for the package, the large one quantised, with recipes and histories; ValueError if its images differ by a grey level or more."
+    runs = dict(pretrain=pretrained, finetune=finetuned)
+    states = {k: read_checkpoint(Path(f)/'last.pth') for k, f in runs.items() if f}
     full = load_checkpoint(Path(finetuned)/'medical_fusion_finetuned.pth')
     info = {k: s['train_config'] for k, s in states.items()} | dict(data={k: digest(v) for k, v in data.items()}, history={k: s['history'] for k, s in states.items()})
-    heads = [phantom_pair(256, seed=i) for i in range(pairs)]
-    quantised = FusionNet(**full.config, imagenet=False)
-    quantised.load_state_dict(dequantize(quantize(full.state_dict())))
-    difference = np.mean([255*np.abs(fuse_arrays(full, p.ct, p.mri)-fuse_arrays(quantised, p.ct, p.mri)).mean() for p in heads]).item()
+    int8, heads = full.config.get('network') != 'compact', [phantom_pair(256, seed=i) for i in range(pairs)]
+    shipped = build_network(full.config)
+    shipped.load_state_dict(dequantize(quantize(full.state_dict())) if int8 else full.state_dict())
+    difference = np.mean([255*np.abs(fuse_arrays(full, p.ct, p.mri)-fuse_arrays(shipped, p.ct, p.mri)).mean() for p in heads]).item()
     if difference >= 1: raise ValueError(f'{finetuned}: quantising changes the fused image by {difference:.2f} grey levels, allowed is less than 1; nothing was written')
-    save_shipped(full, folder, grey_levels_from_full_precision=round(difference, 4), **info)
+    save_shipped(full, folder, int8, grey_levels_from_full_precision=round(difference, 4), **info)
     return difference
 
 # %% ../nbs/03_finetune.ipynb #cell-046

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'WEIGHTS', 'imagenet_state', 'grey_kernel', 'Encoder', 'SpatialAttention', 'ChannelAttention',
-           'conv_block', 'AttentionGate', 'FeatureFusion', 'UpBlock', 'source_bounds', 'Bound', 'blend', 'DetailHead',
-           'PairNet', 'FusionNet', 'Residual', 'CompactNet', 'atomic_save', 'save_checkpoint', 'read_checkpoint',
-           'build_network', 'load_checkpoint', 'quantize', 'dequantize', 'save_shipped', 'shipped_file', 'load_shipped',
-           'attention_maps', 'fuse_arrays']
+           'conv_block', 'AttentionGate', 'FeatureFusion', 'UpBlock', 'source_bounds', 'Bound', 'pixels', 'blend_layer',
+           'blend', 'DetailHead', 'PairNet', 'FusionNet', 'Residual', 'CompactNet', 'atomic_save', 'save_checkpoint',
+           'read_checkpoint', 'build_network', 'load_checkpoint', 'quantize', 'dequantize', 'save_shipped',
+           'shipped_file', 'load_shipped', 'attention_maps', 'fuse_arrays']
 
 # %% ../nbs/01_model.ipynb #cell-003
 import hashlib
@@ -148,27 +148,36 @@ class Bound(torch.autograd.Function):
         above, below = ctx.saved_tensors
         return grad.masked_fill((above & (grad < 0)) | (below & (grad > 0)), 0), None, None
 
-def blend(maps, # (B,2,H,W): logit of the CT's weight, and a residual
+def pixels(ct, mri): # (B,1,H,W) each, in [0,1]
+    "Both sources, the brighter and the darker of them (B,4,H,W) in [-1,1]: what the full-resolution layers see."
+    return 2*torch.cat([ct, mri, torch.maximum(ct, mri), torch.minimum(ct, mri)], 1)-1
+
+def blend_layer(channels): # of its input
+    "The last convolution: two maps for `blend`, at the start close to the pixelwise maximum."
+    conv = nn.Conv2d(channels, 2, 3, padding=1)
+    nn.init.normal_(conv.weight, std=1e-2)
+    conv.bias.data.copy_(torch.tensor([2., 0.]))
+    return conv
+
+def blend(maps, # (B,2,H,W): logit of the brighter source's weight, and a residual
           ct, mri): # (B,1,H,W) each
-    "Weighted sum of the source pixels plus a residual, within the sources' local range; and the weight of the CT."
+    "Brighter and darker source pixel, weighted, plus a residual, within the sources' local range; and the weight of the CT."
     weight, residual = maps.float().chunk(2, 1)
     weight = weight.sigmoid()
-    return Bound.apply(weight*ct + (1-weight)*mri + residual, *source_bounds(ct, mri)), weight
+    drawn = weight*torch.maximum(ct, mri) + (1-weight)*torch.minimum(ct, mri) + residual
+    return Bound.apply(drawn, *source_bounds(ct, mri)), torch.where(ct >= mri, weight, 1-weight)
 
 # %% ../nbs/01_model.ipynb #cell-032
 class DetailHead(nn.Module):
-    "Blends the source pixels by a predicted weight, adds a predicted residual, stays within the sources' local range."
+    "Blends the brighter and the darker source pixel by a predicted weight, adds a residual, stays within the sources' local range."
     def __init__(self, features=16, width=24): # channels of the decoder's last output and of the head
         super().__init__()
-        self.stem = conv_block(2, width)
+        self.stem = conv_block(4, width)
         self.merge = nn.Sequential(conv_block(features+width, width), conv_block(width, width))
-        self.refine = AttentionGate(width)
-        self.out = nn.Conv2d(width, 2, 3, padding=1)
-        nn.init.normal_(self.out.weight, std=1e-2)
-        nn.init.zeros_(self.out.bias)
+        self.refine, self.out = AttentionGate(width), blend_layer(width)
 
     def forward(self, x, ct, mri): # decoder features (B,features,H,W); sources (B,1,H,W)
-        x = torch.cat([x, self.stem(torch.cat([ct, mri], 1).to(x.dtype))], 1)
+        x = torch.cat([x, self.stem(pixels(ct, mri).to(x.dtype))], 1)
         return blend(self.out(self.refine(self.merge(x))[0]), ct, mri)
 
 # %% ../nbs/01_model.ipynb #cell-036
@@ -237,17 +246,16 @@ class CompactNet(PairNet, PyTorchModelHubMixin, library_name='medfusion_nb', lic
     multiple, shipped = 8, 'compact'
     def __init__(self,
                  width=(32, 48, 80), # channels at 1/2, 1/4 and 1/8 of the resolution
-                 depth=(1, 2, 2)): # residual blocks there
+                 depth=(1, 2, 2), # residual blocks there
+                 fine=8): # channels at full resolution
         super().__init__()
-        self.config = dict(network='compact', width=list(width), depth=list(depth))
+        self.config = dict(network='compact', width=list(width), depth=list(depth), fine=fine)
         def blocks(i): return [Residual(width[i]) for _ in range(depth[i])]
         self.encoder = nn.ModuleList([nn.Sequential(conv_block(8, width[0]), *blocks(0)),
                                       *(nn.Sequential(conv_block(width[i-1], width[i], stride=2), *blocks(i)) for i in (1, 2))])
         self.up = nn.ModuleList([nn.ConvTranspose2d(width[i], width[i-1], 2, stride=2) for i in (2, 1)])
-        self.merge = nn.ModuleList([conv_block(width[i], width[i]) for i in (1, 0)])
-        self.out = nn.Conv2d(width[0], 8, 3, padding=1)
-        nn.init.normal_(self.out.weight, std=1e-2)
-        nn.init.zeros_(self.out.bias)
+        self.merge = nn.ModuleList([conv_block(width[1], width[1]), conv_block(width[0], 4*fine)])
+        self.refine, self.out = conv_block(fine+4, fine+4), blend_layer(fine+4)
         self.to(memory_format=torch.channels_last)
 
     def _fuse(self, ct, mri):
@@ -255,7 +263,8 @@ class CompactNet(PairNet, PyTorchModelHubMixin, library_name='medfusion_nb', lic
         x, scales = F.pixel_unshuffle(2*torch.cat([ct, mri], 1)-1, 2).to(self.out.weight.dtype, memory_format=torch.channels_last), []
         for stage in self.encoder: scales.append(x := stage(x))
         for up, merge, skip in zip(self.up, self.merge, scales[1::-1]): x = merge(up(x) + skip)
-        fused, weight = blend(F.pixel_shuffle(self.out(x), 2), ct, mri)
+        x = torch.cat([F.pixel_shuffle(x, 2), pixels(ct, mri).to(x.dtype)], 1)
+        fused, weight = blend(self.out(self.refine(x)), ct, mri)
         return fused, dict(ct=[], mri=[], weight=weight)
 
 # %% ../nbs/01_model.ipynb #cell-054
@@ -349,10 +358,10 @@ def load_shipped(folder=WEIGHTS): # folder that `save_shipped` wrote
 # %% ../nbs/01_model.ipynb #cell-065
 @patch(cls_method=True)
 def from_pretrained(cls:PairNet,
-                    source=None, # None: the class's shipped weights; a `.pth` file; a folder; a repository on the hub
+                    source=None, # None: the class's shipped weights; 'full' or 'compact'; a `.pth` file; a folder; a repository on the hub
                     **kwargs): # passed on to `PyTorchModelHubMixin.from_pretrained`
     "A network in eval mode with trained weights; FileNotFoundError or ValueError names a file that will not do."
-    if source is None: return load_shipped(WEIGHTS/cls.shipped)
+    if source in (None, 'full', 'compact'): return load_shipped(WEIGHTS/{None: cls.shipped, 'full': '', 'compact': 'compact'}[source])
     path = Path(source)
     if path.suffix in ('.pth', '.pt', '.ckpt'): return load_checkpoint(path)
     if path.is_dir():

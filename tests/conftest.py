@@ -15,6 +15,10 @@ from medfusion_nb.data import phantom_pair, write_image
 BIN = Path(sys.executable).parent
 
 
+def pytest_addoption(parser):
+    parser.addoption('--all-notebooks', action='store_true', help='run every notebook in JupyterLab, not only the viewer and one more')
+
+
 def start(command, *args, cwd, env=None, preexec_fn=None, **kwargs):
     "A command of the package as a process of its own: no real data, one thread, no network to fall back on, and Ctrl-C as in a terminal."
     def prepare(): # a shell's background jobs ignore Ctrl-C, and so would their children
