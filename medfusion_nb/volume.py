@@ -652,10 +652,10 @@ def like(
 def is_volume(
     path:Path|str, # file or folder
 ) -> bool:
-    "Is this a volume file, a DICOM file or a folder with a DICOM file in it?"
+    "Is this a volume file, a DICOM file, or a folder or an archive that may hold some?"
     path = Path(path)
     if path.is_dir(): return any(_is_dicom(p) for p in path.rglob('*') if p.is_file() and not p.name.startswith('.'))
-    return path.name.lower().endswith(VOLUMES) or (path.is_file() and _is_dicom(path))
+    return path.name.lower().endswith(VOLUMES) or (path.is_file() and (zipfile.is_zipfile(path) or _is_dicom(path)))
 
 def _finite(image, notes): # image, notes are added to
     "Background where a volume holds no numbers (NaN)."
