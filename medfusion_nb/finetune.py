@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GOALS', 'VALID', 'TEST', 'SHIPPED', 'COMPACT', 'RECIPES', 'regions', 'medical_loss', 'wide_ssim', 'protocol_ratios',
-           'protocol_loss', 'ct_mri', 'finetune', 'whole_images', 'report', 'result_figure', 'digest', 'ship',
-           'medfusion_finetune']
+           'protocol_loss', 'curvatures', 'invented_loss', 'ct_mri', 'finetune', 'whole_images', 'report',
+           'result_figure', 'digest', 'ship', 'medfusion_finetune']
 
 # %% ../nbs/03_finetune.ipynb #cell-003
 import json
@@ -77,6 +77,18 @@ def protocol_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]
     return sum(w*(goal-ratios[k]).clamp(min=0).mean() for k, (goal, w) in GOALS.items())/sum(w for _, w in GOALS.values())
 
 LOSSES['protocol'] = protocol_loss
+
+# %% ../nbs/03_finetune.ipynb #2af1ab92
+def curvatures(x): # (B,1,H,W)
+    "Second differences along rows, columns and both: what a pattern of single pixels is made of."
+    inner = x[..., 1:-1, 1:-1]
+    return (x[..., 1:-1, 2:]-2*inner+x[..., 1:-1, :-2], x[..., 2:, 1:-1]-2*inner+x[..., :-2, 1:-1], x[..., 1:, 1:]-x[..., 1:, :-1]-x[..., :-1, 1:]+x[..., :-1, :-1])
+
+def invented_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]
+    "Mean curvature beyond that of both sources together: ringing and chequerboards that no source has."
+    return sum((f.abs()-a.abs()-b.abs()).clamp(min=0).mean() for f, a, b in zip(*map(curvatures, (fused, ct, mri))))
+
+LOSSES['invented'] = invented_loss
 
 # %% ../nbs/03_finetune.ipynb #cell-019
 @patch(cls_method=True)
@@ -161,7 +173,7 @@ def result_figure(pictures): # list of (name, ct, mri, fused), images (H,W)
 # %% ../nbs/03_finetune.ipynb #5c522dee
 SHIPPED = dict(crop=160, rotate=0., scale=0., epochs=24, freeze_epochs=2, lr=1e-3, schedule='cosine', enhance_contrast=False, mixed_precision='bf16',
                weights=dict(protocol=10.)) # the large network, from phase 1
-COMPACT = {**SHIPPED, 'network': 'compact', 'epochs': 60, 'freeze_epochs': 0, 'lr': 2e-3} # the compact one, from random weights
+COMPACT = {**SHIPPED, 'network': 'compact', 'epochs': 40, 'freeze_epochs': 0, 'lr': 2e-3, 'weights': dict(protocol=10., invented=30.)} # the compact one, from random weights
 RECIPES = dict(given={}, shipped=SHIPPED, compact=COMPACT) # what `medfusion_finetune --recipe` takes
 
 # %% ../nbs/03_finetune.ipynb #cell-035
