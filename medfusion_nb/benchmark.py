@@ -333,13 +333,17 @@ def benchmark_suite(
 # %% ../nbs/05_benchmark.ipynb #cell-r01
 from .register import chain, misplace, move_points, phantom_scans, pyramid, random_motion, register, rms_distance
 
-# %% ../nbs/05_benchmark.ipynb #cell-r02
-def _registration_case(pair, i, seed, home): # row of the table
+# %% ../nbs/05_benchmark.ipynb #cell-r03
+def _registration_home(fixed, moving): # what the cases of a pair share
+    "A pair, points of its head, the centre of rotation, and the registration of the pair as it is."
+    return fixed, moving, pyramid(fixed).points, pyramid(moving).center, register(fixed, moving).transform
+
+def _registration_case(home, i, seed): # row of the table
     "Misplace the moving volume of a pair and register it."
-    points, center, own = home
+    fixed, moving, points, center, own = home
     t = random_motion(np.random.default_rng((seed, i)), center)
     wall, cpu = time.perf_counter(), time.process_time()
-    r = register(pair[0], misplace(pair[1], t), seed=i)
+    r = register(fixed, misplace(moving, t), seed=i)
     seconds = dict(seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
     found, true, again = (move_points(x, points) for x in (r.transform, t, chain(t, own)))
     turn = np.rad2deg(np.arccos(np.clip((np.trace(np.reshape(t.GetMatrix(), (3, 3))) - 1)/2, -1, 1)))
@@ -357,17 +361,16 @@ def registration_benchmark(
     cases, file = range(cases) if isinstance(cases, int) else cases, file and Path(file)
     rows = pd.read_csv(file).to_dict('records') if file and file.is_file() else []
     todo = [i for i in cases if i not in {r['case'] for r in rows}]
-    pairs = pairs or ([phantom_scans(s) for s in range(min(4, max(todo) + 1))] if todo else [])
     homes = {}
     for i in tqdm(todo, unit='case', disable=None if progress else True):
-        k = i % len(pairs)
-        if k not in homes: homes[k] = pyramid(pairs[k][0]).points, pyramid(pairs[k][1]).center, register(*pairs[k]).transform
-        rows.append(_registration_case(pairs[k], i, seed, homes[k]))
+        k = i % (len(pairs) if pairs else 4)
+        if k not in homes: homes[k] = _registration_home(*(pairs[k] if pairs else phantom_scans(k)))
+        rows.append(_registration_case(homes[k], i, seed))
         if file: write_atomically(file, lambda p: pd.DataFrame(rows).to_csv(p, index=False))
     df = pd.DataFrame(rows).sort_values('case', ignore_index=True)
     return df[df.case.isin(cases)]
 
-# %% ../nbs/05_benchmark.ipynb #cell-r03
+# %% ../nbs/05_benchmark.ipynb #cell-r04
 def registration_summary(
     df:pd.DataFrame,   # rows of `registration_benchmark`
     limit:float=1.,    # mm: a larger error is wrong

@@ -78,7 +78,7 @@ def protocol_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]
 
 LOSSES['protocol'] = protocol_loss
 
-# %% ../nbs/03_finetune.ipynb #2af1ab92
+# %% ../nbs/03_finetune.ipynb #f3d38428
 def curvatures(x): # (B,1,H,W)
     "Second differences along rows, columns and both: what a pattern of single pixels is made of."
     inner = x[..., 1:-1, 1:-1]

@@ -109,7 +109,8 @@ def common_grid(
 ) -> sitk.Image:          # canonical grid, values meaningless
     "The grid to fuse on; raises `ValueError` for a step that is not sensible."
     if grid in ('ct', 'mri'): return canonical(ct if grid == 'ct' else mri)
-    ct, step = canonical(ct), float(grid)
+    try: ct, step = canonical(ct), float(grid)
+    except ValueError: raise ValueError(f"grid {grid!r}: use ct, mri or a step in mm, such as 1") from None
     extent = np.array(ct.GetSize())*ct.GetSpacing()
     size = np.ceil(extent/step).astype(int).tolist() if step > 0 else [0]*3
     if not 0 < np.prod(size, dtype=float) < 1e9: raise ValueError(f"grid {grid} mm over {' x '.join(f'{e:.0f}' for e in extent)} mm: use ct, mri or a step such as 1")
