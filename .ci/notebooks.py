@@ -1,7 +1,7 @@
 """Checks of the repository that need no kernel: exits with 1 and says what is wrong where.
 
 - a notebook is at most 300 KB, saved without errors and without widgets, and its outputs hold no path of the machine it ran on;
-- an image outside the notebooks is a figure of the README, at most 100 KB: nothing else that could hold a real scan is tracked or about to be.
+- an image outside the notebooks is a figure of the README, at most 100 KB, or the logo, a small drawing without pixels: nothing else that could hold a real scan is tracked or about to be.
 """
 import re
 import subprocess
@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MACHINE_PATH = re.compile(r'(?<![\w.])/(?:work|root|home|Users|opt|tmp)/[\w.-]+|[A-Z]:\\Users')
 IMAGE = re.compile(r'\.(png|jpe?g|tiff?|bmp|gif|dcm|nii|nii\.gz|npy|npz|h5|svg)$', re.I)
 FIGURES = ('index_files/',)
+LOGO = 'nbs/logo.svg'
 
 
 def check_notebook(path):
@@ -32,13 +33,18 @@ def check_notebook(path):
             if found: yield f'cell {i} shows a path of this machine in its output: {found[0]}'
 
 
+def is_drawing(path):
+    "An SVG of at most 4 KB that neither holds nor names a picture made of pixels."
+    return path.stat().st_size <= 4096 and not re.search(r'<image|<foreignObject|data:|href|url\(', path.read_text(encoding='utf-8'))
+
+
 def main():
     listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     files = [ROOT/f for f in listed.split('\0') if f and (ROOT/f).is_file()]
     wrong = [f'{f.relative_to(ROOT)}: {w}' for f in files if f.suffix == '.ipynb' for w in check_notebook(f)]
     for f in files:
         name, size = f.relative_to(ROOT).as_posix(), f.stat().st_size
-        if IMAGE.search(name) and not (name.startswith(FIGURES) and size <= 100_000):
+        if IMAGE.search(name) and not (name.startswith(FIGURES) and size <= 100_000) and not (name == LOGO and is_drawing(f)):
             wrong.append(f'{name} ({size//1000} KB): an image that is no figure of the README; real data must not be in the repository')
     print('\n'.join(wrong) or f'{sum(f.suffix == ".ipynb" for f in files)} notebooks, {len(files)} files: nothing wrong')
     return bool(wrong)

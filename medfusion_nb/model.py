@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'WEIGHTS', 'imagenet_state', 'grey_kernel', 'Encoder', 'SpatialAttention', 'ChannelAttention',
-           'conv_block', 'AttentionGate', 'FeatureFusion', 'UpBlock', 'source_bounds', 'Bound', 'DetailHead',
-           'FusionNet', 'atomic_save', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'quantize',
-           'dequantize', 'save_shipped', 'load_shipped', 'attention_maps', 'fuse_arrays']
+           'conv_block', 'AttentionGate', 'FeatureFusion', 'UpBlock', 'source_bounds', 'Bound', 'pixels', 'blend_layer',
+           'blend', 'DetailHead', 'PairNet', 'FusionNet', 'Residual', 'CompactNet', 'atomic_save', 'save_checkpoint',
+           'read_checkpoint', 'build_network', 'load_checkpoint', 'quantize', 'dequantize', 'save_shipped',
+           'shipped_file', 'load_shipped', 'attention_maps', 'fuse_arrays']
 
 # %% ../nbs/01_model.ipynb #cell-003
 import hashlib
@@ -95,9 +96,9 @@ class ChannelAttention(nn.Module):
     def forward(self, x): return self.gate(x.mean((2, 3), keepdim=True))
 
 # %% ../nbs/01_model.ipynb #cell-024
-def conv_block(i, o, kernel=3): # input and output channels
+def conv_block(i, o, kernel=3, stride=1): # input and output channels
     "Convolution, batch norm, ReLU."
-    return nn.Sequential(nn.Conv2d(i, o, kernel, padding=kernel//2, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
+    return nn.Sequential(nn.Conv2d(i, o, kernel, stride, padding=kernel//2, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
 
 class AttentionGate(nn.Module):
     "Features times their channel gate and their spatial gate."
@@ -147,27 +148,54 @@ class Bound(torch.autograd.Function):
         above, below = ctx.saved_tensors
         return grad.masked_fill((above & (grad < 0)) | (below & (grad > 0)), 0), None, None
 
+def pixels(ct, mri): # (B,1,H,W) each, in [0,1]
+    "Both sources, the brighter and the darker of them (B,4,H,W) in [-1,1]: what the full-resolution layers see."
+    return 2*torch.cat([ct, mri, torch.maximum(ct, mri), torch.minimum(ct, mri)], 1)-1
+
+def blend_layer(channels): # of its input
+    "The last convolution: two maps for `blend`, at the start close to the pixelwise maximum."
+    conv = nn.Conv2d(channels, 2, 3, padding=1)
+    nn.init.normal_(conv.weight, std=1e-2)
+    conv.bias.data.copy_(torch.tensor([2., 0.]))
+    return conv
+
+def blend(maps, # (B,2,H,W): logit of the brighter source's weight, and a residual
+          ct, mri): # (B,1,H,W) each
+    "Brighter and darker source pixel, weighted, plus a residual, within the sources' local range; and the weight of the CT."
+    weight, residual = maps.float().chunk(2, 1)
+    weight = weight.sigmoid()
+    drawn = weight*torch.maximum(ct, mri) + (1-weight)*torch.minimum(ct, mri) + residual
+    return Bound.apply(drawn, *source_bounds(ct, mri)), torch.where(ct >= mri, weight, 1-weight)
+
 # %% ../nbs/01_model.ipynb #cell-032
 class DetailHead(nn.Module):
-    "Blends the source pixels by a predicted weight, adds a predicted residual, stays within the sources' local range."
+    "Blends the brighter and the darker source pixel by a predicted weight, adds a residual, stays within the sources' local range."
     def __init__(self, features=16, width=24): # channels of the decoder's last output and of the head
         super().__init__()
-        self.stem = conv_block(2, width)
+        self.stem = conv_block(4, width)
         self.merge = nn.Sequential(conv_block(features+width, width), conv_block(width, width))
-        self.refine = AttentionGate(width)
-        self.out = nn.Conv2d(width, 2, 3, padding=1)
-        nn.init.normal_(self.out.weight, std=1e-2)
-        nn.init.zeros_(self.out.bias)
+        self.refine, self.out = AttentionGate(width), blend_layer(width)
 
     def forward(self, x, ct, mri): # decoder features (B,features,H,W); sources (B,1,H,W)
-        x = torch.cat([x, self.stem(torch.cat([ct, mri], 1).to(x.dtype))], 1)
-        weight, residual = self.out(self.refine(self.merge(x))[0]).float().chunk(2, 1)
-        weight = weight.sigmoid()
-        drawn = weight*ct + (1-weight)*mri + residual
-        return Bound.apply(drawn, *source_bounds(ct, mri)), weight
+        x = torch.cat([x, self.stem(pixels(ct, mri).to(x.dtype))], 1)
+        return blend(self.out(self.refine(self.merge(x))[0]), ct, mri)
 
 # %% ../nbs/01_model.ipynb #cell-036
-class FusionNet(nn.Module, PyTorchModelHubMixin, library_name='medfusion_nb', license='mit', tags=['image-fusion', 'medical-imaging']):
+class PairNet(nn.Module):
+    "A network that fuses pairs of any size: pads to the next multiple of `multiple` by repeating the border, and crops the result."
+    multiple, shipped = 32, '' # pixels; folder of the class's weights, below that of the package's
+    def forward(self,
+                ct, # (B,1,H,W) CT, or (B,3,H,W) visible in phase 1, in [0,1]
+                mri, # (B,1,H,W) MRI or infrared in [0,1]
+                attention=False): # also return the attention maps
+        _check_inputs(ct, mri)
+        h, w = mri.shape[-2:]
+        ct, mri = (F.pad(x.float(), (0, -w%self.multiple, 0, -h%self.multiple), mode='replicate') for x in (ct, mri))
+        fused, maps = self._fuse(ct, mri)
+        fused = fused[..., :h, :w]
+        return (fused, maps) if attention else fused
+
+class FusionNet(PairNet, PyTorchModelHubMixin, library_name='medfusion_nb', license='mit', tags=['image-fusion', 'medical-imaging']):
     "Fuses CT and MRI: two ResNet encoders, attention at four scales, a U-Net decoder, a full-resolution detail head."
     def __init__(self,
                  backbone='resnet34', # resnet18, resnet34 or resnet50, for both encoders
@@ -185,17 +213,6 @@ class FusionNet(nn.Module, PyTorchModelHubMixin, library_name='medfusion_nb', li
         self.head = DetailHead(16, width) if detail else nn.Sequential()
         if not detail: self.refine, self.out = AttentionGate(16), nn.Conv2d(16, 1, 3, padding=1)
         self.to(memory_format=torch.channels_last)
-
-    def forward(self,
-                ct, # (B,1,H,W) CT, or (B,3,H,W) visible in phase 1, in [0,1]
-                mri, # (B,1,H,W) MRI or infrared in [0,1]
-                attention=False): # also return the attention maps
-        _check_inputs(ct, mri)
-        h, w = mri.shape[-2:]
-        ct, mri = (F.pad(x.float(), (0, -w%32, 0, -h%32), mode='replicate') for x in (ct, mri))
-        fused, maps = self._fuse(ct, mri)
-        fused = fused[..., :h, :w]
-        return (fused, maps) if attention else fused
 
     def _fuse(self, ct, mri):
         dtype = self.ct_encoder.stem[0].weight.dtype
@@ -215,6 +232,40 @@ def _check_inputs(ct, mri):
     if ct.shape[1] not in (1, 3) or mri.shape[1] != 1: raise ValueError(f'{shapes}: CT has 1 or 3 channels, MRI has 1')
     if ct.shape[0] != mri.shape[0] or ct.shape[2:] != mri.shape[2:]: raise ValueError(f'{shapes}: batch and size must be equal')
     if not (ct.is_floating_point() and mri.is_floating_point()): raise ValueError(f'ct {ct.dtype}, mri {mri.dtype}: expected floats in [0,1]')
+
+# %% ../nbs/01_model.ipynb #571ecf04
+class Residual(nn.Module):
+    "Two convolutions and a shortcut (He 2016)."
+    def __init__(self, channels):
+        super().__init__()
+        self.convs = nn.Sequential(conv_block(channels, channels), nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+    def forward(self, x): return F.relu(x + self.convs(x))
+
+class CompactNet(PairNet, PyTorchModelHubMixin, library_name='medfusion_nb', license='mit', tags=['image-fusion', 'medical-imaging']):
+    "Fuses CT and MRI with a small residual U-Net on 2x2 pixel blocks: the network for machines without a GPU."
+    multiple, shipped = 8, 'compact'
+    def __init__(self,
+                 width=(32, 48, 80), # channels at 1/2, 1/4 and 1/8 of the resolution
+                 depth=(1, 2, 2), # residual blocks there
+                 fine=8): # channels at full resolution
+        super().__init__()
+        self.config = dict(network='compact', width=list(width), depth=list(depth), fine=fine)
+        def blocks(i): return [Residual(width[i]) for _ in range(depth[i])]
+        self.encoder = nn.ModuleList([nn.Sequential(conv_block(8, width[0]), *blocks(0)),
+                                      *(nn.Sequential(conv_block(width[i-1], width[i], stride=2), *blocks(i)) for i in (1, 2))])
+        self.up = nn.ModuleList([nn.ConvTranspose2d(width[i], width[i-1], 2, stride=2) for i in (2, 1)])
+        self.merge = nn.ModuleList([conv_block(width[1], width[1]), conv_block(width[0], 4*fine)])
+        self.refine, self.out = conv_block(fine+4, fine+4), blend_layer(fine+4)
+        self.to(memory_format=torch.channels_last)
+
+    def _fuse(self, ct, mri):
+        ct = luma(ct)
+        x, scales = F.pixel_unshuffle(2*torch.cat([ct, mri], 1)-1, 2).to(self.out.weight.dtype, memory_format=torch.channels_last), []
+        for stage in self.encoder: scales.append(x := stage(x))
+        for up, merge, skip in zip(self.up, self.merge, scales[1::-1]): x = merge(up(x) + skip)
+        x = torch.cat([F.pixel_shuffle(x, 2), pixels(ct, mri).to(x.dtype)], 1)
+        fused, weight = blend(self.out(self.refine(x)), ct, mri)
+        return fused, dict(ct=[], mri=[], weight=weight)
 
 # %% ../nbs/01_model.ipynb #cell-054
 def atomic_save(obj, # anything that torch.save takes
@@ -238,10 +289,18 @@ def read_checkpoint(path): # .pth file
     if not isinstance(ckpt, dict) or 'model_state_dict' not in ckpt: raise ValueError(f'{path}: no key model_state_dict in it')
     return ckpt
 
+def build_network(config, # a network's `config`; its key `network` is 'full' (also if missing) or 'compact'
+                  imagenet=False): # start of the large network's encoders, see `FusionNet`
+    "FusionNet or CompactNet of a configuration; ValueError for another name."
+    config = dict(config)
+    kind = config.pop('network', 'full')
+    if kind not in ('full', 'compact'): raise ValueError(f"network {kind!r}: choose 'full' or 'compact'")
+    return CompactNet(**config) if kind == 'compact' else FusionNet(**config, imagenet=imagenet)
+
 def load_checkpoint(path): # .pth file with the key `model_state_dict`
-    "FusionNet in eval mode from a checkpoint."
+    "The network of a checkpoint, in eval mode."
     ckpt = read_checkpoint(path)
-    model = FusionNet(**{**ckpt.get('config', {}), 'imagenet': False})
+    model = build_network(ckpt.get('config', {}))
     try: model.load_state_dict(ckpt['model_state_dict'])
     except RuntimeError as e: raise ValueError(f'{path}: the weights are of another network than {model.config}: {str(e)[:200]}') from e
     return model.eval()
@@ -268,41 +327,48 @@ WEIGHTS = Path(str(files('medfusion_nb')))/'weights'
 
 def _sha256(path): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
-def save_shipped(model, # FusionNet
-                 folder, # where `model.int8.safetensors` and `config.json` go
+def save_shipped(model, # FusionNet or CompactNet
+                 folder, # where `model.int8.safetensors`, or `model.float32.safetensors`, and `config.json` go
+                 int8=True, # quantise?
                  **info): # what to record of the training: plain values
-    "Writes the quantised weights, their SHA-256 and the network's configuration."
+    "Writes the weights, their SHA-256 and the network's configuration."
     folder = Path(folder)
-    state = quantize({k: v.cpu() for k, v in model.state_dict().items()})
-    write_atomically(folder/'model.int8.safetensors', lambda part: (save_file(state, part), part.chmod(0o644)))
-    config = dict(network=model.config, sha256=_sha256(folder/'model.int8.safetensors'), **info)
+    state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+    file = folder/f"model.{'int8' if int8 else 'float32'}.safetensors"
+    write_atomically(file, lambda part: (save_file(quantize(state) if int8 else state, part), part.chmod(0o644)))
+    config = dict(network=model.config, sha256=_sha256(file), **info)
     write_atomically(folder/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)+'\n'))
 
+def shipped_file(folder): # folder that `save_shipped` wrote
+    "Its file of weights; one that is missing where there is none."
+    return next(Path(folder).glob('model.*.safetensors'), Path(folder)/'model.int8.safetensors')
+
 def load_shipped(folder=WEIGHTS): # folder that `save_shipped` wrote
-    "FusionNet in eval mode from quantised weights, hash-checked."
-    file, config = Path(folder)/'model.int8.safetensors', Path(folder)/'config.json'
+    "The network of shipped weights, in eval mode, hash-checked."
+    file, config = shipped_file(folder), Path(folder)/'config.json'
     for f in (file, config):
         if not f.is_file(): raise FileNotFoundError(f'{f}: missing; install medfusion_nb again, or name weights of your own')
     try: info = json.loads(config.read_text())
     except ValueError as e: raise ValueError(f'{config}: damaged ({e}); install medfusion_nb again') from e
     if _sha256(file) != info['sha256']: raise ValueError(f'{file}: SHA-256 differs from config.json, the file is damaged; install again')
-    model = FusionNet(**info['network'], imagenet=False)
+    model = build_network(info['network'])
     model.load_state_dict(dequantize(load_file(file)))
     return model.eval()
 
 # %% ../nbs/01_model.ipynb #cell-065
 @patch(cls_method=True)
-def from_pretrained(cls:FusionNet,
-                    source=None, # None: the shipped weights; a `.pth` file; a folder; a repository on the hub
+def from_pretrained(cls:PairNet,
+                    source=None, # None: the class's shipped weights; 'full' or 'compact'; a `.pth` file; a folder; a repository on the hub
                     **kwargs): # passed on to `PyTorchModelHubMixin.from_pretrained`
-    "FusionNet in eval mode with trained weights; FileNotFoundError or ValueError names a file that will not do."
-    if source is None: return load_shipped()
+    "A network in eval mode with trained weights; FileNotFoundError or ValueError names a file that will not do."
+    if source in (None, 'full', 'compact'): return load_shipped(WEIGHTS/{None: cls.shipped, 'full': '', 'compact': 'compact'}[source])
     path = Path(source)
     if path.suffix in ('.pth', '.pt', '.ckpt'): return load_checkpoint(path)
     if path.is_dir():
-        if (path/'model.int8.safetensors').is_file(): return load_shipped(path)
+        if shipped_file(path).is_file(): return load_shipped(path)
         if not (path/'model.safetensors').is_file(): raise FileNotFoundError(f'{path}: no model.safetensors in this folder; write one with save_pretrained')
-    return super(FusionNet, cls).from_pretrained(str(source), **{'imagenet': False, **kwargs}).eval()
+    if cls is FusionNet: kwargs = {'imagenet': False, **kwargs}
+    return super(PairNet, cls).from_pretrained(str(source), **kwargs).eval()
 
 # %% ../nbs/01_model.ipynb #cell-071
 def attention_maps(model, # FusionNet

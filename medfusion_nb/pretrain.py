@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'LOSSES', 'Config', 'content_loss', 'metric_loss', 'structure_loss', 'blur', 'stronger', 'detail_loss',
            'consistency_loss', 'gradients', 'gradient_magnitude', 'gradient_loss', 'loss_terms', 'freeze_encoders',
-           'train_epoch', 'valid_epoch', 'plot_history', 'train', 'visible_infrared', 'pretrain', 'device_line',
-           'options', 'medfusion_pretrain']
+           'train_epoch', 'valid_epoch', 'plot_history', 'train', 'visible_infrared', 'new_network', 'pretrain',
+           'device_line', 'options', 'medfusion_pretrain']
 
 # %% ../nbs/02_pretrain.ipynb #cell-003
 import math
@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from fastcore.script import Param, call_parse
+from fastcore.script import Param
 from tqdm.auto import tqdm
 
-from .data import FusionDataset, PhantomDataset, dataloader, llvip_pairs, luma, one_line_errors, write_atomically
+from .data import FusionDataset, PhantomDataset, command, dataloader, llvip_pairs, luma, write_atomically
 from .metrics import METRICS, gaussian_window
-from .model import FusionNet, atomic_save, load_checkpoint, read_checkpoint, save_checkpoint
+from .model import FusionNet, atomic_save, build_network, load_checkpoint, read_checkpoint, save_checkpoint
 
 # %% ../nbs/02_pretrain.ipynb #cell-006
 @dataclass
@@ -35,12 +35,15 @@ class Config:
     epochs:int = 50 # passes over the training pairs
     freeze_epochs:int = 0 # epochs at the start with both encoders frozen, their batch norm in eval mode
     crop:int = 256 # side of the training crops, pixels
+    rotate:float = 10. # largest rotation of the augmentation, degrees
+    scale:float = 0.1 # its largest relative change of scale; without both, crops are cut at whole pixels
     schedule:str = 'constant' # 'constant', or 'cosine' down to a hundredth of `lr`
     weights:dict = field(default_factory=lambda: dict(content=15., structure=8., detail=5., consistency=3., gradient=2.)) # term -> weight
     enhance_contrast:bool = True # CLAHE on CT and MRI
     window_center:float = 40. # CT window in HU, for CT in HU only
     window_width:float = 400. # its width in HU
-    backbone:str = 'resnet34' # of both encoders
+    network:str = 'full' # 'full' (FusionNet) or 'compact' (CompactNet)
+    backbone:str = 'resnet34' # of both encoders of the full network
     mri_init:str = 'mean' # `conv1` of the MRI encoder from the RGB kernel: 'mean' or 'sum'
     weight_decay:float = 1e-2 # of AdamW
     grad_clip:float = 1. # largest norm of the gradient
@@ -120,8 +123,8 @@ def loss_terms(weights, # term -> weight; a term is a key of LOSSES or of METRIC
 # %% ../nbs/02_pretrain.ipynb #cell-034
 def freeze_encoders(model, # FusionNet
                     frozen=True): # False: let them learn again
-    "Stops or lets learn both encoders, batch norm included."
-    for m in (model.ct_encoder, model.mri_encoder):
+    "Stops or lets learn both encoders (the compact network has one), batch norm included."
+    for m in [m for k, m in model.named_children() if k.endswith('encoder')]:
         m.requires_grad_(not frozen)
         m.train(not frozen)
 
@@ -242,7 +245,13 @@ def visible_infrared(roots, # LLVIP-style folders: {visible,infrared}/{train,tes
     "Training and validation datasets pooled from the folders: visible in colour, infrared in one channel."
     pairs = {s: [p for r in roots for p in llvip_pairs(r, s)] for s in ('train', 'test')}
     kw = dict(color=True, crop=cfg.crop, enhance=cfg.enhance_contrast, seed=cfg.seed)
-    return FusionDataset(pairs['train'], augment=True, **kw), FusionDataset(pairs['test'], **kw)
+    return FusionDataset(pairs['train'], augment=True, rotate=cfg.rotate, scale=cfg.scale, **kw), FusionDataset(pairs['test'], **kw)
+
+def new_network(cfg, # Config
+                imagenet=True): # start of the large network's encoders: True, False, or the path of a `state_dict`
+    "An untrained network as configured, reproducible by `cfg.seed`."
+    set_seed(cfg.seed)
+    return build_network(dict(network='compact') if cfg.network == 'compact' else dict(network=cfg.network, backbone=cfg.backbone, mri_init=cfg.mri_init), imagenet)
 
 def pretrain(roots, # LLVIP-style folders; empty: phantoms
              out='runs/pretrain', # folder to write to; a run found there is resumed
@@ -253,9 +262,7 @@ def pretrain(roots, # LLVIP-style folders; empty: phantoms
     cfg = cfg or Config()
     if roots: train_ds, valid_ds = visible_infrared(roots, cfg)
     else: train_ds, valid_ds = (PhantomDataset(n, seed=s, color=True, crop=cfg.crop, augment=n > 8) for n, s in ((32, 0), (8, 1000)))
-    set_seed(cfg.seed)
-    model = FusionNet(cfg.backbone, imagenet=imagenet, mri_init=cfg.mri_init)
-    return train(model, train_ds, valid_ds, cfg, out, 'fusion_model_fixed.pth', 'training_curves.png', progress)
+    return train(new_network(cfg, imagenet), train_ds, valid_ds, cfg, out, 'fusion_model_fixed.pth', 'training_curves.png', progress)
 
 # %% ../nbs/02_pretrain.ipynb #cell-058
 def device_line(): # nothing
@@ -267,26 +274,26 @@ def options(cfg, **given): # Config; options of a command, None where not given
     "The configuration with the given options changed."
     return Config(**{**asdict(cfg), **{k: v for k, v in given.items() if v is not None}})
 
-@call_parse
+@command('medfusion_pretrain LLVIP MSRS --epochs 20 --out runs/pretrain')
 def medfusion_pretrain(
     roots:Param('LLVIP-style folders, {visible,infrared}/{train,test}/NAME.jpg; none: phantoms', str, opt=False, nargs='*')=(),
     out:str='runs/pretrain', # folder to write to; a run found there is resumed
     epochs:int=None, # passes over the training pairs (given recipe: 50)
-    batch_size:int=None, # pairs a step (8)
-    lr:float=None, # learning rate (1e-4)
-    crop:int=None, # side of the training crops in pixels (256)
-    schedule:str=None, # constant or cosine (constant)
-    backbone:str=None, # resnet18, resnet34 or resnet50 (resnet34)
-    mixed_precision:str=None, # no, bf16 or fp16 (no)
-    seed:int=None, # of weights, shuffling and augmentation (42)
-    workers:int=None, # processes that load data (0)
-    imagenet:str=None, # local state_dict of the backbone, or 'no' for a random start (torchvision's ImageNet weights)
+    batch_size:int=None, # pairs a step (given recipe: 8)
+    lr:float=None, # learning rate (given recipe: 1e-4)
+    crop:int=None, # side of the training crops, pixels (given recipe: 256)
+    schedule:str=None, # constant or cosine (given recipe: constant)
+    backbone:str=None, # resnet18, resnet34 or resnet50 (given recipe: resnet34)
+    mixed_precision:str=None, # no, bf16 or fp16 (given recipe: no)
+    seed:int=None, # of weights, shuffling and augmentation (given recipe: 42)
+    workers:int=None, # processes that load data (given recipe: 0)
+    imagenet:str=None, # local state_dict of the backbone, or 'no' for a random start (default: torchvision's ImageNet weights)
     recipe:Param('given: as published; shipped: of the weights in the package', str, choices=('given', 'shipped'))='given',
 ):
     "Phase 1: pre-train the fusion network on aligned visible-infrared pairs."
-    with one_line_errors('medfusion_pretrain'):
-        cfg = options(Config(**(SHIPPED if recipe == 'shipped' else {})), epochs=epochs, batch_size=batch_size, lr=lr, crop=crop, schedule=schedule,
-                      backbone=backbone, mixed_precision=mixed_precision, seed=seed, workers=workers)
-        print(device_line())
-        pretrain(roots, out, cfg, {None: True, 'no': False}.get(imagenet, imagenet))
-        print(f'wrote {Path(out)/"fusion_model_fixed.pth"}')
+    cfg = options(Config(**(SHIPPED if recipe == 'shipped' else {})), epochs=epochs, batch_size=batch_size, lr=lr, crop=crop, schedule=schedule,
+                  backbone=backbone, mixed_precision=mixed_precision, seed=seed, workers=workers)
+    print(device_line())
+    history = pretrain(roots, out, cfg, {None: True, 'no': False}.get(imagenet, imagenet))
+    print(f'wrote {Path(out)/"fusion_model_fixed.pth"}')
+    return dict(checkpoint=Path(out)/'fusion_model_fixed.pth', history=history)

@@ -110,7 +110,7 @@ class Scene:
         self.shape, self.spacing = self.images['CT'].shape, spacing or stacks['CT'][1] or (1., 1., 1.)
         self.oriented, self.lock = isinstance(ct, sitk.Image), Lock()
         self._set_scales(window)
-        if self.shape[0] == 1 and ('fused' not in given or not attention): self._compute_later(model or load_model())
+        if self.shape[0] == 1 and ('fused' not in given or not attention): self._compute_later(model or load_model('full'))
 
 # %% ../nbs/07_view.ipynb #c425eaf7
 def _outside(x): # True when values leave [0,1]

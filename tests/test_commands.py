@@ -1,4 +1,5 @@
 """The commands as a shell sees them: exit codes, output, files."""
+import json
 import re
 import resource
 from pathlib import Path
@@ -7,11 +8,12 @@ import numpy as np
 from conftest import finish, image, one_line, run, start, together, tree, write_pairs
 from scipy.ndimage import maximum_filter
 
-from medfusion_nb.data import phantom_pair, read_image, write_image
+from medfusion_nb import __version__
+from medfusion_nb.data import EXIT_CODES, phantom_pair, read_image, write_image
 from medfusion_nb.fuse import fuse
 
 README = Path(__file__).resolve().parents[1]/'README.md'
-COMMANDS = ('fuse', 'pretrain', 'finetune', 'evaluate', 'benchmark')
+COMMANDS = ('fuse', 'pretrain', 'finetune', 'evaluate', 'benchmark', 'data')
 
 
 def test_every_command_explains_itself(tmp_path):
@@ -19,14 +21,72 @@ def test_every_command_explains_itself(tmp_path):
     usage = {}
     for command, (code, out, err) in together(**{c: start(f'medfusion_{c}', '--help', cwd=tmp_path) for c in COMMANDS}):
         assert (code, err) == (0, ''), (command, err)
-        assert 'usage: ' in out and f'medfusion_{command}' in out, out
+        assert out.startswith(f'usage: medfusion_{command} ') and out.rstrip().endswith(EXIT_CODES), out
+        assert re.search(rf'^example:\n  medfusion_{command}\b', out, re.M) or command == 'data', f'{command} shows no example'
+        assert not re.search(r'--\w+_|default: (None|False|\()', out), out # one style: dashes, defaults as one would type them
         usage[f'medfusion_{command}'] = out
+    code, out, err = run('medfusion_data', 'fetch', '--help', cwd=tmp_path) # options of an action
+    assert (code, err) == (0, '') and re.search(r'^example:\n  medfusion_data fetch', out, re.M), err
+    usage['medfusion_data'] += out
     assert not tree(tmp_path)
     shell = '\n'.join(re.findall(r'^```sh\n(.*?)^```$', README.read_text(encoding='utf-8'), re.M|re.S))
     lines = [line.split() for line in shell.splitlines() if line.startswith('medfusion_')]
     assert {command for command, *_ in lines} == set(usage)
     for command, *words in lines:
         for option in (w for w in words if w.startswith('-')): assert re.search(rf'(?<![\w-]){option}\b', usage[command]), f'{command} has no {option}'
+
+
+def test_every_command_has_a_version_and_refuses_an_unknown_option(tmp_path):
+    for command, (code, out, err) in together(**{c: start(f'medfusion_{c}', '--version', cwd=tmp_path) for c in COMMANDS}):
+        assert (code, out, err) == (0, f'medfusion_nb {__version__}\n', ''), command
+    for command, (code, out, err) in together(**{c: start(f'medfusion_{c}', '--colour', cwd=tmp_path) for c in COMMANDS}):
+        assert (code, out) == (2, ''), (command, out)
+        assert '--colour' in one_line(err, f'medfusion_{command}') and f'medfusion_{command} --help' in err, err
+    assert not tree(tmp_path)
+
+
+def test_json_is_all_that_is_printed(tmp_path):
+    "Piped, with `--json`: one JSON object on standard output, nothing on standard error, and what it says is true."
+    ct, mri = write_pairs(tmp_path/'study', 2, size=64)
+    for folder in (ct, mri):
+        for f, name in zip(sorted(folder.iterdir()), ('33001.png', '41001.png')): f.rename(folder/name)
+    quick = ['--epochs', 1, '--crop', 32, '--backbone', 'resnet18', '--imagenet', 'no', '--batch_size', 16]
+    results = {}
+    for command, (code, out, err) in together(
+            fuse=start('medfusion_fuse', 'study/CT', 'study/MRI', '-o', 'fused', '--json', cwd=tmp_path),
+            pretrain=start('medfusion_pretrain', *quick, '-o', 'pre', '--json', cwd=tmp_path),
+            finetune=start('medfusion_finetune', *quick, '-o', 'fine', '--json', cwd=tmp_path),
+            evaluate=start('medfusion_evaluate', 'study', '-o', 'eval', '--json', cwd=tmp_path),
+            benchmark=start('medfusion_benchmark', '--sizes', 64, '--batches', 1, '--precisions', 'float32', '--devices', 'cpu', '--repeats', 1, '-o', 'bench', '--json', cwd=tmp_path)):
+        assert (code, err) == (0, ''), (command, err)
+        results[command] = json.loads(out, parse_constant=lambda x: x/0) # NaN is no JSON
+    assert sorted(results['fuse']['written']) == [f'fused/{n}.png' for n in (33001, 41001)]
+    for command in ('pretrain', 'finetune'):
+        assert (tmp_path/results[command]['checkpoint']).is_file() and len(results[command]['history']) == 1
+    assert results['evaluate']['pairs'] == 2 and results['evaluate']['summary'] == json.loads((tmp_path/'eval'/'summary_statistics.json').read_text())
+    assert {r['task'] for r in results['benchmark']['rows']} >= {'fuse', 'train'}
+
+
+def test_data_verifies_and_asks_before_it_fetches(tmp_path):
+    "Exit code 0 for a good folder, 1 for one with a wrong pair, 2 where terms are not accepted; nothing is asked of the network before that."
+    ct, mri = write_pairs(tmp_path/'good', 3, size=96)
+    write_pairs(tmp_path/'bad', 3, size=96)
+    (tmp_path/'bad'/'MRI'/'Schnitt ä00.png').unlink()
+    results = dict(together(good=start('medfusion_data', 'verify', 'good', cwd=tmp_path), bad=start('medfusion_data', 'verify', 'bad', '--json', cwd=tmp_path),
+                            terms=start('medfusion_data', 'fetch', 'RoadScene', cwd=tmp_path), ask=start('medfusion_data', 'fetch', 'LLVIP', '--accept', cwd=tmp_path),
+                            unreachable=start('medfusion_data', 'fetch', 'TNO', '--accept', '--out', 'sets', cwd=tmp_path, env=dict(http_proxy='http://127.0.0.1:9'))))
+    code, out, err = results['good']
+    assert (code, err) == (0, '') and '3 pairs' in out and 'nothing wrong' in out, (out, err)
+    code, out, err = results['bad']
+    assert (code, err) == (1, ''), err
+    assert json.loads(out)['ok'] is False and 'no twin' in json.loads(out)['problems'][0]
+    code, out, err = results['terms']
+    assert code == 2 and 'no licence stated' in out and '--accept' in one_line(err, 'medfusion_data')
+    code, out, err = results['ask']
+    assert (code, out) == (2, '') and 'download_dataset.md' in one_line(err, 'medfusion_data')
+    code, out, err = results['unreachable']
+    assert code == 2 and 'github.com' in one_line(err, 'medfusion_data'), err
+    assert not [f for f in tree(tmp_path) if f.startswith(('data', 'sets'))]
 
 
 def test_no_arguments_fuse_the_phantom_and_overwrite_nothing(tmp_path):
@@ -71,7 +131,7 @@ def test_other_commands_name_a_missing_folder(tmp_path):
 def test_folders(tmp_path):
     ct, mri = write_pairs(tmp_path, 3)
     code, out, err = run('medfusion_fuse', 'CT', 'MRI', '-o', 'fused', '--bits', '16', '--figure', cwd=tmp_path)
-    assert code == 0, err
+    assert (code, err) == (0, ''), 'piped, it should be quiet'
     names = [p.name for p in sorted(ct.iterdir())]
     assert sorted(p.name for p in (tmp_path/'fused').glob('*.png')) == names
     assert sorted(p.name for p in (tmp_path/'fused'/'figure').iterdir()) == names

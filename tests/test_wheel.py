@@ -50,7 +50,7 @@ def test_entry_points(wheel, settings):
     parser = ConfigParser()
     parser.read_string(meta(wheel, 'entry_points.txt'))
     wanted = dict(x.split('=') for x in settings['console_scripts'].split())
-    assert dict(parser['console_scripts']) == wanted and len(wanted) == 5
+    assert dict(parser['console_scripts']) == wanted and len(wanted) == 6
     for target in wanted.values():
         module, function = target.split(':')
         assert re.search(rf'^def {function}\(', (wheel/f'{module.replace(".", "/")}.py').read_text(encoding='utf-8'), re.M), target
