@@ -100,7 +100,7 @@ class Scene:
         attention=None, # map in [0,1], or dict name -> map; None: computed for a pair, left out for a volume
         window='brain', # name in `WINDOWS` or (centre, width), for a CT in HU
         spacing=None,   # mm between voxels along z, y, x; None: that of a SimpleITK image, otherwise 1
-        model=None,     # FusionNet for what is computed; None: the shipped weights
+        model=None,     # network for what is computed; None: the full one of the package, which has attention maps
     ):
         if not isinstance(attention, dict): attention = {} if attention is None else dict(attention=attention)
         given = dict(CT=ct, MRI=mri, **({} if fused is None else dict(fused=fused)), **attention)
@@ -127,7 +127,7 @@ def _set_scales(self:Scene, window):
     self.mri_range = mri_range(sitk.GetImageFromArray(mri)) if _outside(mri) else (0., 1.)
 
 def maps_of(
-    model,          # FusionNet or another network of `01_model`
+    model,          # `FusionNet` or `CompactNet`
     ct, mri,        # (H,W) in [0,1]
 ) -> dict:          # name -> (1,H,W) in [0,1]
     "What a network tells about its choice: the attention maps that it has, by their names here."
@@ -495,7 +495,7 @@ def view(
     index:int=None,          # slice; None: the middle one
     spacing=None,            # mm between voxels along z, y, x of arrays; None: 1
     width:int=320,           # of a picture of the viewer, pixels on the screen
-    model=None,              # FusionNet for what is computed; None: the shipped weights
+    model=None,              # network for what is computed; None: the full one of the package, which has attention maps
     widget:bool=None,        # a viewer, or a figure? None: a viewer where a front end can show it
 ):                           # `Viewer` or matplotlib figure
     "Show a pair or a volume; raises `FileNotFoundError` or `ValueError` naming what cannot be read, shown, or is on another grid."
