@@ -6,13 +6,14 @@
 __all__ = ['PLANES', 'EDGES', 'ATTENTION', 'as_stack', 'check_grid', 'cut', 'to_pixel', 'to_voxel', 'Scene', 'maps_of', 'colour',
            'encode', 'mix', 'Panel', 'drawing', 'Viewer', 'has_widgets', 'view']
 
-# %% ../nbs/07_view.ipynb #479890f0
+# %% ../nbs/07_view.ipynb #95b3696e
 import os
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import ipywidgets as W
@@ -32,7 +33,7 @@ from .fuse import fuse, load_model
 from .model import attention_maps
 from .volume import canonical, is_volume, mri_range, read_volume
 
-# %% ../nbs/07_view.ipynb #220016ef
+# %% ../nbs/07_view.ipynb #01bf9769
 def as_stack(
     x,        # (H,W) or (z,y,x) array or tensor, or SimpleITK.Image
     what:str, # its name, for errors
@@ -48,7 +49,7 @@ def as_stack(
     if not np.isfinite(x).all(): raise ValueError(f"{what}: {np.count_nonzero(~np.isfinite(x))} values are not finite, set them to the background first")
     return (x/np.float32(255) if x.dtype == np.uint8 else x), spacing
 
-# %% ../nbs/07_view.ipynb #1d725b05
+# %% ../nbs/07_view.ipynb #a1ce53c9
 def check_grid(
     name:str, # of an image
     x,        # the image, as given to `as_stack`
@@ -64,7 +65,7 @@ def check_grid(
         if len(a) != len(b) or not np.allclose(a, b, atol=1e-3):
             raise ValueError(f"{name} and CT differ in {k}, {a} and {b}: register and resample it onto the grid of the CT first")
 
-# %% ../nbs/07_view.ipynb #103a8c83
+# %% ../nbs/07_view.ipynb #dd3a5a36
 PLANES = dict(axial=0, coronal=1, sagittal=2)               # orientation -> axis of the array along which it is cut
 EDGES = dict(axial='RLAP', coronal='RLSI', sagittal='APSI') # what lies left, right, up and down in the picture
 
@@ -77,7 +78,7 @@ def cut(
     plane = stack[(slice(None),)*PLANES[orientation] + (index,)]
     return plane if orientation == 'axial' else plane[::-1]
 
-# %% ../nbs/07_view.ipynb #91cf9998
+# %% ../nbs/07_view.ipynb #3cf3197e
 def to_pixel(voxel, orientation, depth): # row, column
     "Where a plane of a stack of `depth` slices shows a voxel (z, y, x)."
     z, y, x = voxel
@@ -87,7 +88,7 @@ def to_voxel(row, col, orientation, index, depth): # z, y, x
     "The voxel at a pixel of plane `index`."
     return dict(axial=(index, row, col), coronal=(depth - 1 - row, index, col), sagittal=(depth - 1 - row, col, index))[orientation]
 
-# %% ../nbs/07_view.ipynb #c722fddd
+# %% ../nbs/07_view.ipynb #29926984
 ATTENTION = {'attention to CT':'ct 1/4', 'attention to MRI':'mri 1/4', 'weight of CT':'ct weight'} # name here -> name in `attention_maps`
 
 class Scene:
@@ -99,7 +100,7 @@ class Scene:
         attention=None, # map in [0,1], or dict name -> map; None: computed for a pair, left out for a volume
         window='brain', # name in `WINDOWS` or (centre, width), for a CT in HU
         spacing=None,   # mm between voxels along z, y, x; None: that of a SimpleITK image, otherwise 1
-        model=None,     # FusionNet for what is computed; None: the shipped weights
+        model=None,     # network for what is computed; None: the full one of the package, which has attention maps
     ):
         if not isinstance(attention, dict): attention = {} if attention is None else dict(attention=attention)
         given = dict(CT=ct, MRI=mri, **({} if fused is None else dict(fused=fused)), **attention)
@@ -107,11 +108,11 @@ class Scene:
         stacks = {name: as_stack(x, name) for name, x in given.items()}
         self.images = {name: x for name, (x, _) in stacks.items()}
         self.shape, self.spacing = self.images['CT'].shape, spacing or stacks['CT'][1] or (1., 1., 1.)
-        self.oriented = isinstance(ct, sitk.Image)
+        self.oriented, self.lock = isinstance(ct, sitk.Image), Lock()
         self._set_scales(window)
         if self.shape[0] == 1 and ('fused' not in given or not attention): self._compute_later(model or load_model('full'))
 
-# %% ../nbs/07_view.ipynb #25d81569
+# %% ../nbs/07_view.ipynb #c425eaf7
 def _outside(x): # True when values leave [0,1]
     "Has an image a unit of its own?"
     return bool(x.min() < 0 or x.max() > 1)
@@ -126,7 +127,7 @@ def _set_scales(self:Scene, window):
     self.mri_range = mri_range(sitk.GetImageFromArray(mri)) if _outside(mri) else (0., 1.)
 
 def maps_of(
-    model,          # FusionNet or another network of `01_model`
+    model,          # `FusionNet` or `CompactNet`
     ct, mri,        # (H,W) in [0,1]
 ) -> dict:          # name -> (1,H,W) in [0,1]
     "What a network tells about its choice: the attention maps that it has, by their names here."
@@ -142,7 +143,7 @@ def _compute_later(self:Scene, model):
     self.images.setdefault('fused', lambda: dict(fused=fuse(*pair, model=model)[None]))
     self.images.update({name: lambda: maps_of(model, *pair) for name in maps})
 
-# %% ../nbs/07_view.ipynb #92edf4e3
+# %% ../nbs/07_view.ipynb #548995d7
 @patch(as_prop=True)
 def names(self:Scene) -> list:
     "Names of all images that can be shown, differences included."
@@ -151,7 +152,8 @@ def names(self:Scene) -> list:
 @patch
 def image(self:Scene, name) -> np.ndarray: # (z,y,x)
     "A stack, computed now if it was not before."
-    if callable(self.images[name]): self.images.update(self.images[name]())
+    with self.lock: # several pictures are made at once
+        if callable(self.images[name]): self.images.update(self.images[name]())
     return self.images[name]
 
 @patch
@@ -162,7 +164,7 @@ def scale(self:Scene, name) -> tuple: # lowest and highest value shown, colour m
     if name == 'MRI': return *self.mri_range, 'gray'
     return 0., 1., 'gray' if name == 'fused' else 'viridis'
 
-# %% ../nbs/07_view.ipynb #610caa75
+# %% ../nbs/07_view.ipynb #8297c68c
 @patch
 def values(self:Scene, name, orientation, index) -> np.ndarray: # float32 (h,w)
     "Values in a plane; of a difference, what is shown of one image less what is shown of the other."
@@ -186,7 +188,7 @@ def read(self:Scene, names, voxel) -> dict: # name -> text
         return f'{v:.0f}' if name == 'MRI' and self.mri_range != (0., 1.) else f'{v:+.2f}' if ' - ' in name else f'{v:.2f}'
     return {name: text(name) for name in names}
 
-# %% ../nbs/07_view.ipynb #b86705a6
+# %% ../nbs/07_view.ipynb #76b8c658
 @patch
 def check(self:Scene, show, orientation, index) -> tuple: # names, index
     "What to show: CT, MRI and fused image and the middle slice unless others are wanted; raises `ValueError` for what is not there."
@@ -197,7 +199,7 @@ def check(self:Scene, show, orientation, index) -> tuple: # names, index
         if name not in self.names: raise ValueError(f"no image {name!r}: the images are {', '.join(self.names)}")
     return list(show or [n for n in ('CT', 'MRI', 'fused') if n in self.names]), n//2 if index is None else index
 
-# %% ../nbs/07_view.ipynb #6cf25377
+# %% ../nbs/07_view.ipynb #de06f3de
 @lru_cache
 def _palette(cmap): # (256,3) uint8
     "Colours of a matplotlib or seaborn map."
@@ -224,7 +226,7 @@ def encode(
     png.save(data, 'png', compress_level=1)
     return data.getvalue()
 
-# %% ../nbs/07_view.ipynb #87c1e14b
+# %% ../nbs/07_view.ipynb #0e64bbd4
 def mix(
     a:np.ndarray, # uint8 (h,w,3)
     b:np.ndarray, # the same
@@ -236,7 +238,7 @@ def mix(
     k = round((1 - share)*a.shape[1])
     return np.concatenate([a[:, :k], b[:, k:]], 1)
 
-# %% ../nbs/07_view.ipynb #20d8d6b9
+# %% ../nbs/07_view.ipynb #f8c0bfbf
 @patch
 def title(self:Scene, name) -> str:
     "Name of an image, with the window of a CT in HU."
@@ -273,7 +275,7 @@ def figure(self:Scene,
     fig._ipython_display_ = partial(_display_small, fig)
     return fig
 
-# %% ../nbs/07_view.ipynb #ca66b780
+# %% ../nbs/07_view.ipynb #b2b905e7
 class Panel:
     "A picture, a drawing over it, and the mouse events of both."
     def __init__(self, on_event, wheel):
@@ -290,7 +292,7 @@ class Panel:
         self.width, self.height, self.picture.value = width, height, data
         self.box.layout.width, self.box.layout.height = f'{width}px', f'{height}px'
 
-# %% ../nbs/07_view.ipynb #65746895
+# %% ../nbs/07_view.ipynb #05376ee6
 _TEXT = 'font:12px sans-serif;fill:white;stroke:black;stroke-width:3px;paint-order:stroke'
 
 def drawing(
@@ -318,7 +320,7 @@ def _bar(width, height, lo, hi, cmap, text):
     yield text(.2*width - 4, height - 8, f'{lo:g}', 'end')
     yield text(.8*width + 4, height - 8, f'{hi:g}', 'start')
 
-# %% ../nbs/07_view.ipynb #eddcff28
+# %% ../nbs/07_view.ipynb #c2a57493
 class Viewer(W.VBox):
     "Pictures of a scene with controls: slice, plane, images, blend and swipe, window; the values under the cursor."
     def __init__(self,
@@ -339,7 +341,7 @@ class Viewer(W.VBox):
         self._observe()
         self.redraw()
 
-# %% ../nbs/07_view.ipynb #e207ec6a
+# %% ../nbs/07_view.ipynb #b9d317b4
 @patch
 def _controls(self:Viewer, show, index, orientation):
     "Make the controls."
@@ -357,7 +359,7 @@ def _controls(self:Viewer, show, index, orientation):
                                for v, d in zip(scene.window, ['centre', 'width']))
     self.readout = W.HTML('Point at a picture to read its values; drag to change the window.')
 
-# %% ../nbs/07_view.ipynb #590c45f6
+# %% ../nbs/07_view.ipynb #da54f0ac
 @patch
 def _observe(self:Viewer):
     "Connect the controls."
@@ -385,7 +387,7 @@ def turn(self:Viewer):
     with self.slice.hold_trait_notifications(): self.slice.max, self.slice.value = n - 1, self.cursor[axis] if self.cursor else n//2
     if self.slice.value == before: self.redraw()
 
-# %% ../nbs/07_view.ipynb #9def6fdd
+# %% ../nbs/07_view.ipynb #76f6c5a1
 _POOL = ThreadPoolExecutor(4)
 
 @patch
@@ -419,7 +421,7 @@ def redraw(self:Viewer):
     if boxes != self.pictures.children: self.pictures.children = boxes
     self.annotate()
 
-# %% ../nbs/07_view.ipynb #0b9424f8
+# %% ../nbs/07_view.ipynb #519bcd9d
 @patch
 def annotate(self:Viewer):
     "Draw over the pictures, and write the values under the cursor."
@@ -446,7 +448,7 @@ def _read(self:Viewer):
     place = f'x {x}, y {y}' + (f', z {z}' if self.scene.shape[0] > 1 else '')
     self.readout.value = ' &emsp; '.join([place, *(f'{k} <b>{v}</b>' for k, v in self.scene.read(names, self.cursor).items())])
 
-# %% ../nbs/07_view.ipynb #ff997566
+# %% ../nbs/07_view.ipynb #e0a29126
 @patch
 def on_mouse(self:Viewer, i, event):
     "React to a mouse event of panel `i`."
@@ -470,7 +472,7 @@ def _dragged(self:Viewer, fx, fy, panel):
     if line: self.share.value = 1 - fx
     else: self.set_window(round(center - 2*width*(fy - y), 2), round(width*4**(fx - x), 2))
 
-# %% ../nbs/07_view.ipynb #a3f3555c
+# %% ../nbs/07_view.ipynb #2c42c052
 def _read(x, what):
     "An image or volume file as `as_stack` takes it; anything else as it is."
     if not isinstance(x, (str, Path)): return x
@@ -493,7 +495,7 @@ def view(
     index:int=None,          # slice; None: the middle one
     spacing=None,            # mm between voxels along z, y, x of arrays; None: 1
     width:int=320,           # of a picture of the viewer, pixels on the screen
-    model=None,              # FusionNet for what is computed; None: the shipped weights
+    model=None,              # network for what is computed; None: the full one of the package, which has attention maps
     widget:bool=None,        # a viewer, or a figure? None: a viewer where a front end can show it
 ):                           # `Viewer` or matplotlib figure
     "Show a pair or a volume; raises `FileNotFoundError` or `ValueError` naming what cannot be read, shown, or is on another grid."
