@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from .data import EXTENSIONS, FusionDataset, Pair, PhantomDataset, aanlib_patient, command, find_pairs, luma, phantom_pair, read_image, write_atomically
 from .finetune import TEST, VALID
 from .metrics import METRICS, compare, evaluate, mean_rank, summarise
-from .model import FusionNet, attention_maps
+from .model import CompactNet, FusionNet, attention_maps
 from .pretrain import gradient_magnitude, stronger
 
 # %% ../nbs/04_evaluate.ipynb #cell-009
@@ -463,13 +463,14 @@ def attention_figure(
     for ax in axes.flat: ax.axis('off')
     for row, key, label, image in zip(axes, ('ct', 'mri'), sources, (luma(a), b)):
         for ax, scale in zip(row, ('1/4', '1/8', '1/16', '1/32')):
+            if f'{key} {scale}' not in maps: continue # the compact network has a weight only
             ax.imshow(image[0,0].cpu(), cmap='gray', vmin=0, vmax=1)
             shown = ax.imshow(maps[f'{key} {scale}'][0,0].cpu(), cmap='inferno', vmin=0, vmax=1, alpha=.6)
             ax.set_title(f'{label}, scale {scale}', fontsize=8)
     axes[0,4].imshow(fused[0,0].cpu(), cmap='gray', vmin=0, vmax=1)
     axes[0,4].set_title('fused', fontsize=8)
     if 'ct weight' in maps:
-        axes[1,4].imshow(maps['ct weight'][0,0].cpu(), cmap='inferno', vmin=0, vmax=1)
+        shown = axes[1,4].imshow(maps['ct weight'][0,0].cpu(), cmap='inferno', vmin=0, vmax=1)
         axes[1,4].set_title(f'weight of {sources[0]}', fontsize=8)
     fig.colorbar(shown, ax=axes, label='attention', shrink=.8)
     fig.suptitle(f'Attention {name}')
@@ -568,7 +569,7 @@ def medfusion_evaluate(
     root:Param('folder with the two modality folders; none: phantoms', str, opt=False, nargs='?')=None,
     out:str='runs/evaluate', # folder for tables and figures
     split:Param('pairs to score, by patient', str, choices=('valid', 'train', 'test', 'all'))='valid',
-    weights:str=None, # .pth file, folder or hub repository (default: the weights in the package)
+    weights:str=None, # full or compact, of the package; .pth file, folder or hub repository (default: full)
     method:Param('fused images of another method, named as the pairs, as NAME=FOLDER; may be repeated', str, action='append')=None,
     a:str='CT', # folder of the first modality
     b:str='MRI', # folder of the second modality
