@@ -9,7 +9,7 @@ __all__ = ['VOLUMES', 'RECORD', 'LEVELS', 'RESEARCH', 'make_grid', 'PhantomVolum
            'mri_range', 'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder', 'staged_folder', 'check_levels',
            'write_nifti', 'write_dicom']
 
-# %% ../nbs/00a_volume.ipynb #cell-002
+# %% ../nbs/00a_volume.ipynb #cell-003
 import gzip
 import hashlib
 import json
@@ -41,7 +41,7 @@ from pydicom.valuerep import format_number_as_ds
 from . import __version__
 from .data import _LABEL, _TISSUES, WINDOWS, get_window, show_images, window_ct, write_atomically, write_image
 
-# %% ../nbs/00a_volume.ipynb #cell-005
+# %% ../nbs/00a_volume.ipynb #cell-006
 def make_grid(
     size=(256, 256, 150),     # voxels along x, y, z
     spacing=None,             # mm between voxels along x, y, z; None: 230 x 230 x 180 mm are covered, which holds a head
@@ -58,7 +58,7 @@ def make_grid(
     grid.SetOrigin((np.asarray(center, float) - middle).tolist())
     return grid
 
-# %% ../nbs/00a_volume.ipynb #cell-007
+# %% ../nbs/00a_volume.ipynb #cell-008
 _BOX = ((-90., 90.), (-116., 100.), (-126., 86.)) # mm, LPS: the space in which the head is drawn
 
 def _spline(n, h, wavelength): # (n, coarse points)
@@ -74,7 +74,7 @@ def _noise3(g, rng, wavelength): # (z,y,x), mean 0, standard deviation about 0.5
     coarse = rng.standard_normal([m.shape[1] for m in w]).astype(np.float32)
     return np.einsum('zc,cyx->zyx', w[0], np.einsum('yb,cbx->cyx', w[1], coarse @ w[2].T, optimize=True), optimize=True)
 
-# %% ../nbs/00a_volume.ipynb #cell-008
+# %% ../nbs/00a_volume.ipynb #cell-009
 def _rod(x, y, z, p, q, rp, rq):
     "Signed distance (mm) to a rod from `p` to `q` whose radius goes from `rp` to `rq`."
     d = np.subtract(q, p, dtype=np.float32)
@@ -97,13 +97,13 @@ def _sheet(f, h):
     gz, gy, gx = np.gradient(f, h)
     return np.abs(f)/np.maximum(np.sqrt(gz*gz + gy*gy + gx*gx), 1e-3)
 
-# %% ../nbs/00a_volume.ipynb #cell-009
+# %% ../nbs/00a_volume.ipynb #cell-010
 def _part(g, lo, hi, names=('x', 'y', 'z', 'lab', 'depth', 'e')): # SimpleNamespace of views
     "The part of the head between two corners (mm, LPS): most organs are small, so they are drawn there only."
     cut = tuple(slice(max(int((a - start)/g.h), 0), int((b - start)/g.h) + 2) for (start, _), a, b in list(zip(_BOX, lo, hi))[::-1])
     return SimpleNamespace(cut=cut, **{name: getattr(g, name)[cut] for name in names})
 
-# %% ../nbs/00a_volume.ipynb #cell-011
+# %% ../nbs/00a_volume.ipynb #cell-012
 def _outline3(seed, h):
     "The head's own grid and the depth below the skin."
     rng = np.random.default_rng((seed, 11))
@@ -122,7 +122,7 @@ def _outline3(seed, h):
     p.depth[:] = -_join(-p.depth, _rod(p.x, p.y, p.z, (0, -92, -34), (0, -104, -58), 6, 10), 8)    # nose
     return g
 
-# %% ../nbs/00a_volume.ipynb #cell-012
+# %% ../nbs/00a_volume.ipynb #cell-013
 def _skull3(g):
     "Label scalp, calvarium and skull base; `g.e` becomes the depth below the inner table."
     rng = np.random.default_rng((g.seed, 12))
@@ -136,7 +136,7 @@ def _skull3(g):
                         ('bone', bone & ~foramen), ('diploe', bone & ~foramen & (g.e > 2 - thick) & (g.e < -1.8)), ('csf', g.e > 0)]:
         g.lab[where] = _LABEL[name]
 
-# %% ../nbs/00a_volume.ipynb #cell-013
+# %% ../nbs/00a_volume.ipynb #cell-014
 def _face3(g):
     "Label jaws, orbits, eyes, air spaces and the spine."
     p, rng = _part(g, (-70, -116, -126), (70, 60, 20)), np.random.default_rng((g.seed, 13))
@@ -160,7 +160,7 @@ def _face3(g):
     for center, r, name in [((0, 16), 12, 'bone'), ((0, 36), 14, 'bone'), ((0, 31), 9, 'csf'), ((0, 31), 5, 'white')]:
         put(name, (np.hypot(x - center[0], y - center[1]) < r) & (z < -68) & ((name != 'bone') | ~disc))
 
-# %% ../nbs/00a_volume.ipynb #cell-015
+# %% ../nbs/00a_volume.ipynb #cell-016
 def _cortex3(g):
     "Label fluid, cortex and white matter of the hemispheres, and the falx."
     rng = np.random.default_rng((g.seed, 14))
@@ -179,7 +179,7 @@ def _cortex3(g):
     g.lab[(e > 0) & fluid] = _LABEL['csf']
     g.lab[(e > .3) & (((g.mid < .9) & (arch > 9)) | ((g.mid < 6 - e) & (y > 0) & (z > 0)))] = _LABEL['dura'] # falx, sagittal sinus
 
-# %% ../nbs/00a_volume.ipynb #cell-016
+# %% ../nbs/00a_volume.ipynb #cell-017
 def _hindbrain3(g):
     "Label the cerebellum below its tent and the brainstem with the fluid around them."
     rng = np.random.default_rng((g.seed, 15))
@@ -196,7 +196,7 @@ def _hindbrain3(g):
     for name, where in [('csf', stem < 3), ('white', stem < 0), ('nuclei', (stem < -6) & (z < -30))]:
         g.lab[where & (e > -20) & (z > -95)] = _LABEL[name]
 
-# %% ../nbs/00a_volume.ipynb #cell-017
+# %% ../nbs/00a_volume.ipynb #cell-018
 _NUCLEI3 = [('nuclei', (13, -17, 6), (5.5, 10, 9)), ('nuclei', (27, -5, -1), (4.5, 15, 10)), # caudate head, putamen
             ('pallidum', (21, -2, -3), (3.2, 8, 6)), ('nuclei', (10.5, 13, 3), (8, 13, 9))]   # pallidum, thalamus
 _HORNS3 = [((5, -10, 10), (7, -24, 4), 4, 3.5), ((7, -24, 4), (12, -34, 0), 3.5, 1.2), ((5, -10, 10), (13, 22, 14), 4, 4.5), # frontal horn, body
@@ -216,7 +216,7 @@ def _deep3(g):
     third = (np.abs(x) < 1 + .8*wide) & (np.hypot(y - 10, 1.2*(z + 1)) < 13)
     lab[third | (_ball(x, y, z, (0, 27, -44), (7, 4, 8)) < 0)] = _LABEL['ventricle']
 
-# %% ../nbs/00a_volume.ipynb #cell-019
+# %% ../nbs/00a_volume.ipynb #cell-020
 def _findings3(g):
     "Masks of a lesion and, on the other side, of a calcification."
     rng = np.random.default_rng((g.seed, 17))
@@ -229,7 +229,7 @@ def _findings3(g):
         return mask
     return blob(side, (28, 22, 24), rng.uniform(9, 12), 1.), blob(-side, (30, -18, 22), rng.uniform(3.5, 4.5), .5)
 
-# %% ../nbs/00a_volume.ipynb #cell-021
+# %% ../nbs/00a_volume.ipynb #cell-022
 @dataclass
 class PhantomVolume:
     "A CT and an MRI volume of one synthetic head, and the truth about them."
@@ -244,7 +244,7 @@ class PhantomVolume:
         lab = sitk.GetArrayViewFromImage(self.labels)
         return {name: np.isin(lab, [_LABELS3[n] for n in parts]) if parts else lab > 0 for name, parts in _MASKS.items()}
 
-# %% ../nbs/00a_volume.ipynb #cell-022
+# %% ../nbs/00a_volume.ipynb #cell-023
 _LABELS3 = {**_LABEL, 'lesion': len(_LABEL), 'calcification': len(_LABEL) + 1}
 _MASKS = dict(head=(), scalp=('skin', 'fat', 'muscle'), skull=('bone', 'diploe'), csf=('csf', 'ventricle'), ventricles=('ventricle',),
               grey_matter=('grey', 'nuclei', 'pallidum'), white_matter=('white',), lesion=('lesion',), calcification=('calcification',))
@@ -267,7 +267,7 @@ def _head(seed, h=1.): # HU, T2-weighted signal in [0,1], labels: sitk.Image
         return img
     return *(sitk.SmoothingRecursiveGaussian(image(a), .5) for a in (hu, t2)), image(g.lab)
 
-# %% ../nbs/00a_volume.ipynb #cell-023
+# %% ../nbs/00a_volume.ipynb #cell-024
 def _scan(head, grid, transform, noise, rng, magnitude=False, outside=0.):
     "What a machine records of the head on a grid: float32 (z,y,x) with noise, Rician with `magnitude`."
     a = sitk.GetArrayFromImage(sitk.Resample(head, grid, transform, sitk.sitkLinear, outside, sitk.sitkFloat32))
@@ -294,7 +294,7 @@ def phantom_volume(
         return img
     return PhantomVolume(image(ct, ct_grid), image(mri, mri_grid), sitk.Resample(labels, ct_grid, sitk.Transform(), sitk.sitkNearestNeighbor), misplace)
 
-# %% ../nbs/00a_volume.ipynb #cell-025
+# %% ../nbs/00a_volume.ipynb #cell-031
 class Slice(NamedTuple):
     "Where one image of a series lies, and how its numbers are scaled."
     file:Path            # DICOM file
@@ -322,7 +322,7 @@ def _slices(ds) -> list: # `Slice`s
     return [one(i, *(group(f, n) for n in ('PlanePositionSequence', 'PlaneOrientationSequence', 'PixelMeasuresSequence', 'PixelValueTransformationSequence')))
             for i, f in enumerate(each)]
 
-# %% ../nbs/00a_volume.ipynb #cell-027
+# %% ../nbs/00a_volume.ipynb #cell-033
 @dataclass
 class Series:
     "One series of a DICOM folder."
@@ -344,7 +344,7 @@ def _patient(ds) -> str: # digest; '' when the header names nobody
     who = '|'.join(str(ds.get(k) or '').strip().lower() for k in ('PatientID', 'IssuerOfPatientID')).strip('|') or str(ds.get('PatientName') or '').strip().lower()
     return hashlib.sha256(who.encode()).hexdigest()[:16] if who else ''
 
-# %% ../nbs/00a_volume.ipynb #cell-028
+# %% ../nbs/00a_volume.ipynb #cell-034
 def _is_dicom(path:Path) -> bool: # True for a file with the DICOM preamble
     "Does a file begin as DICOM files do?"
     with open(path, 'rb') as f: start = f.read(132)
@@ -378,7 +378,7 @@ def find_series(
     if not found: raise FileNotFoundError(f"no DICOM images in {path}: name the folder of a series, or a .nii, .nii.gz, .nrrd, .mha or .mhd file")
     return sorted(found.values(), key=lambda s: (s.modality != 'CT', s.modality, s.localizer, s.description, -len(s.slices)))
 
-# %% ../nbs/00a_volume.ipynb #cell-030
+# %% ../nbs/00a_volume.ipynb #cell-036
 def list_series(
     found:list, # `Series`
 ) -> str:       # one line each
@@ -404,7 +404,7 @@ def choose_series(
     why = f"{len(fits)} {kind} fit{'' if pick is None else f' {pick!r}'}" if fits else f"no {kind}{'' if pick is None else f' fits {pick!r}'}"
     raise ValueError(f"{path}: {why}; choose one by its number or a part of its description ({option}):\n{list_series(found)}")
 
-# %% ../nbs/00a_volume.ipynb #cell-032
+# %% ../nbs/00a_volume.ipynb #cell-038
 class Stack(NamedTuple):
     "Slices in order along their normal."
     slices:list        # `Slice`s
@@ -430,7 +430,7 @@ def _stack(slices:list, path) -> Stack:
         if step < .01: raise ValueError(f"{a.file} and {b.file} lie at the same place: {path} holds several images of each slice (echoes, phases, a copy); keep one set")
     return Stack(slices, at[:, 2], at[:, :2] - at[0, :2], axes)
 
-# %% ../nbs/00a_volume.ipynb #cell-033
+# %% ../nbs/00a_volume.ipynb #cell-039
 def _regrid(
     volume:np.ndarray,  # (z,y,x) float32 as stored
     stack:Stack,
@@ -462,7 +462,7 @@ def _regrid(
         cv2.addWeighted(near[k], 1 - (t - k), near[k+1], t - k, 0, dst=out[n])
     return out, origin + stack.axes[:, :2] @ (low*(sx, sy)), step, notes
 
-# %% ../nbs/00a_volume.ipynb #cell-035
+# %% ../nbs/00a_volume.ipynb #cell-041
 class Scan(NamedTuple):
     "A volume and where it came from."
     image:sitk.Image   # float32; a CT in Hounsfield units
@@ -472,7 +472,7 @@ class Scan(NamedTuple):
     patients:set       # digests, see `Series`
     name:str           # file or folder, without its path
 
-# %% ../nbs/00a_volume.ipynb #cell-036
+# %% ../nbs/00a_volume.ipynb #cell-042
 def _pixels(slices:list) -> np.ndarray: # (z,y,x) float32, slope and intercept applied
     "Decode slices in order; raises `ValueError` naming a file that cannot be decoded."
     def decode(file):
@@ -491,7 +491,7 @@ def _image(array, spacing, origin, direction) -> sitk.Image: # array (z,y,x); di
     img.SetSpacing([float(s) for s in spacing]); img.SetOrigin([float(o) for o in origin]); img.SetDirection(np.ravel(direction).tolist())
     return img
 
-# %% ../nbs/00a_volume.ipynb #cell-037
+# %% ../nbs/00a_volume.ipynb #cell-043
 def read_series(
     series:Series, # from `find_series`
     path='',       # named in messages
@@ -517,7 +517,7 @@ def _clean_hu(hu:np.ndarray, header) -> np.ndarray: # same shape, no value below
         if not -1000 < padding < 4000: hu[hu == padding] = -1024              # a padding that is a plausible density is a mistake in the header
     return np.maximum(hu, -1024, out=hu)
 
-# %% ../nbs/00a_volume.ipynb #cell-039
+# %% ../nbs/00a_volume.ipynb #cell-045
 _CLASSES = {'CT': '1.2.840.10008.5.1.4.1.1.2', 'MR': '1.2.840.10008.5.1.4.1.1.4'}      # CT and MR Image Storage
 _ASKED = dict(CT=dict(KVP=None, AcquisitionNumber=None), # what an image class asks for, and what it gets where nothing is known
               MR=dict(ScanningSequence='RM', SequenceVariant='NONE', ScanOptions='', MRAcquisitionType='', EchoTime=None, EchoTrainLength=None, RepetitionTime=None))
@@ -539,7 +539,7 @@ def _write_slice(ds, path, k, stored, origin) -> Path: # the file written
     ds.save_as(path, enforce_file_format=True)
     return path
 
-# %% ../nbs/00a_volume.ipynb #cell-040
+# %% ../nbs/00a_volume.ipynb #cell-046
 def write_original(
     image:sitk.Image,              # CT in HU or MRI, any orientation
     folder:Path,                   # made when missing; one file a slice
@@ -582,7 +582,7 @@ def phantom_study(
     write_original(phantom.mri, folder/'MR', 'MR', **study)
     return phantom
 
-# %% ../nbs/00a_volume.ipynb #cell-042
+# %% ../nbs/00a_volume.ipynb #cell-048
 VOLUMES = ('.nii', '.nii.gz', '.nrrd', '.nhdr', '.mha', '.mhd') # volume files that are read beside DICOM
 
 def _nifti(path:Path, index=None): # image float32, notes
@@ -609,7 +609,7 @@ def _nifti(path:Path, index=None): # image float32, notes
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3): raise ValueError(f"{path}: its axes are not perpendicular (a sheared affine): resample it first, for example with nibabel.processing.resample_to_output")
     return _image(np.ascontiguousarray(data.T), spacing, affine[:3, 3], axes), notes
 
-# %% ../nbs/00a_volume.ipynb #cell-043
+# %% ../nbs/00a_volume.ipynb #cell-049
 def _file(path:Path, index=None): # image float32, notes
     "A volume file; raises `ValueError` naming a file that cannot be used."
     name = path.name.lower()
@@ -623,7 +623,7 @@ def _file(path:Path, index=None): # image float32, notes
                          + (': choose one of its volumes (--index)' if img.GetDimension() == 4 else ''))
     return sitk.Cast(img, sitk.sitkFloat32), []
 
-# %% ../nbs/00a_volume.ipynb #cell-045
+# %% ../nbs/00a_volume.ipynb #cell-051
 def check_hu(
     image:sitk.Image, # CT
     path,             # named in messages
@@ -639,7 +639,7 @@ def check_hu(
     if why: raise ValueError(f"{path}: wrong units, its values from {low:g} to {most:g} are not Hounsfield units ({why}). "
                              "Take the original, or say --ct-units other with a --window CENTRE,WIDTH in the numbers of the file")
 
-# %% ../nbs/00a_volume.ipynb #cell-046
+# %% ../nbs/00a_volume.ipynb #cell-052
 def like(
     array:np.ndarray, # (z,y,x)
     grid:sitk.Image,  # of that size
@@ -690,7 +690,7 @@ def read_volume(
     if scan.modality == 'CT' and hu: check_hu(scan.image, path)
     return scan
 
-# %% ../nbs/00a_volume.ipynb #cell-067
+# %% ../nbs/00a_volume.ipynb #cell-073
 def orientation(image:sitk.Image) -> str: # such as 'LPS'
     "Orientation code of a volume: the side of the patient towards which x, y and z run."
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
@@ -705,7 +705,7 @@ def slice_axis(image:sitk.Image) -> int: # 0, 1 or 2: x, y or z of the image
     i = int(spacing.argmax())
     return i if spacing[i] > 1.2*np.delete(spacing, i).max() else int(axes[2].argmax())
 
-# %% ../nbs/00a_volume.ipynb #cell-069
+# %% ../nbs/00a_volume.ipynb #cell-075
 def mri_range(
     image:sitk.Image, # MRI
 ) -> tuple:           # (black, white), in the units of the image
@@ -737,7 +737,7 @@ def ct_unit(
     "A CT through a window."
     return like(window_ct(sitk.GetArrayViewFromImage(image), *get_window(window)), image)
 
-# %% ../nbs/00a_volume.ipynb #cell-074
+# %% ../nbs/00a_volume.ipynb #cell-080
 def resample(
     image:sitk.Image,              # volume, any number type
     grid:sitk.Image,               # where its values are wanted
@@ -770,7 +770,7 @@ def cover(
     out = np.clip(out, 0, 1, out=out)
     return out*out*(3 - 2*out)
 
-# %% ../nbs/00a_volume.ipynb #cell-079
+# %% ../nbs/00a_volume.ipynb #cell-085
 RECORD = 'medfusion.json' # file that marks a folder as the result of a run and says how it came about
 
 def check_folder(
@@ -807,7 +807,7 @@ def staged_folder(
             raise
     finally: shutil.rmtree(stage, ignore_errors=True)
 
-# %% ../nbs/00a_volume.ipynb #cell-082
+# %% ../nbs/00a_volume.ipynb #cell-088
 LEVELS = 4095 # largest stored number: 12 bits
 
 def check_levels(image:sitk.Image) -> np.ndarray: # (z,y,x) uint16
@@ -831,7 +831,7 @@ def write_nifti(
     data = nii.to_bytes()
     return write_atomically(path, lambda part: part.write_bytes(gzip.compress(data, 3) if str(path).lower().endswith('.gz') else data))
 
-# %% ../nbs/00a_volume.ipynb #cell-084
+# %% ../nbs/00a_volume.ipynb #cell-090
 RESEARCH = 'RESEARCH ONLY - NOT FOR CLINICAL USE'
 _STUDY = ('StudyInstanceUID', 'StudyDate', 'StudyTime', 'AccessionNumber', 'ReferringPhysicianName', 'StudyID', 'StudyDescription')
 _KEPT = ('FrameOfReferenceUID', 'PositionReferenceIndicator', 'PatientPosition', 'SpecificCharacterSet',
@@ -852,7 +852,7 @@ def _base_header(reference:Scan, deidentify:bool):
     if deidentify: ds.PatientIdentityRemoved, ds.DeidentificationMethod = 'YES', 'medfusion_nb: no tag of the patient or the study was copied'
     return ds
 
-# %% ../nbs/00a_volume.ipynb #cell-085
+# %% ../nbs/00a_volume.ipynb #cell-091
 def _series_header(ds, grid, modality, description):
     "The new series: equipment, pixels, description."
     now = datetime.now()
@@ -864,7 +864,7 @@ def _series_header(ds, grid, modality, description):
     _pixel_header(ds, grid, 12)
     ds.WindowCenter, ds.WindowWidth, ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = '2048', '4096', '1', '0', 'US'
 
-# %% ../nbs/00a_volume.ipynb #cell-087
+# %% ../nbs/00a_volume.ipynb #cell-093
 def _source_items(grid, k, scan, transform=None): # list of Datasets
     "Items of `SourceImageSequence`: the slices of a DICOM source that slice `k` of the grid cuts."
     if not scan.headers: return []
@@ -884,7 +884,7 @@ def _reference(sop_class, uid):
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.PurposeOfReferenceCodeSequence = sop_class, uid, [code]
     return item
 
-# %% ../nbs/00a_volume.ipynb #cell-088
+# %% ../nbs/00a_volume.ipynb #cell-094
 def write_dicom(
     image:sitk.Image,              # values in [0,1], on the grid of the reference or another in the same space
     folder:Path,                   # existing folder for the files 0001.dcm ...; see `staged_folder`

@@ -1,0 +1,152 @@
+"""Volumes as a shell meets them: bad studies, transfer syntaxes, judges of other makers, a run that is killed, what may not be read."""
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from conftest import finish, one_line, run, start, together, tree, wait_for
+
+from medfusion_nb.volume import make_grid, phantom_study, read_volume, write_original
+
+FAST = ('--register', 'never', '--bf16')
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    "A phantom study, written once: CT and MR on grids of their own."
+    folder = tmp_path_factory.mktemp('made')
+    phantom = phantom_study(folder/'study', size=(64, 64, 20), spacing=(3.6, 3.6, 8), seed=3, mri_grid=make_grid((64, 64, 40), (3.4, 3.4, 4)))
+    return folder/'study', phantom
+
+
+@pytest.fixture
+def study(made, tmp_path):
+    "A copy of it to spoil."
+    return shutil.copytree(made[0], tmp_path/'study')
+
+
+def first(folder): return sorted(folder.iterdir())[0]
+
+
+def edit(path, **tags):
+    "Change elements of a DICOM file."
+    ds = pydicom.dcmread(path)
+    for k, v in tags.items(): setattr(ds, k, v)
+    ds.save_as(path)
+
+
+def test_a_study_becomes_nifti_and_dicom(study, made, tmp_path):
+    code, out, err = run('medfusion_fuse', 'study', 'study', '-o', 'fused', *FAST, '--png', '--contact-sheet', '--figure', cwd=tmp_path)
+    assert code == 0, err
+    assert 'PHANTOM' not in out + err and 'Phantom^Head' not in out + err, 'the patient was named'
+    names = {p.name for p in (tmp_path/'fused').iterdir()}
+    assert names == {'fused.nii.gz', 'dicom', 'png', 'contact_sheet.png', 'views.png', 'medfusion.json'}, names
+    assert {line.removeprefix('wrote fused/') for line in out.splitlines()} == names
+    assert 'Phantom' not in (tmp_path/'fused'/'medfusion.json').read_text()
+    fused, ct = read_volume(tmp_path/'fused'/'fused.nii.gz').image, read_volume(study, 'CT')
+    derived = read_volume(tmp_path/'fused'/'dicom', hu=False)
+    for image in (fused, derived.image): np.testing.assert_allclose(image.GetOrigin() + image.GetSpacing(), ct.image.GetOrigin() + ct.image.GetSpacing(), atol=1e-4)
+    assert derived.headers[0].StudyInstanceUID == ct.headers[0].StudyInstanceUID
+    lesion = made[1].masks['lesion']
+    assert sitk.GetArrayViewFromImage(fused)[lesion].mean() > .5, 'the lesion of the MRI is missing'
+    before = tree(tmp_path/'fused')
+    code, out, err = run('medfusion_fuse', 'study', 'study', '-o', 'fused', *FAST, cwd=tmp_path)
+    assert (code, out) == (2, '') and '--force' in one_line(err)
+    assert tree(tmp_path/'fused') == before
+
+
+def test_two_judges(study, tmp_path):
+    "dciodvfy finds no error, and dcmtk the slices at the places of the CT."
+    if not (shutil.which('dciodvfy') and shutil.which('dcmdump')): pytest.skip('dicom3tools and dcmtk are not installed')
+    for p in sorted((study/'CT').iterdir())[:5]: p.unlink() # the slices need not begin where they did
+    code, _, err = run('medfusion_fuse', 'study', 'study', '-o', 'fused', *FAST, '--format', 'dicom', '--deidentify', cwd=tmp_path)
+    assert code == 0, err
+    places = []
+    for p in sorted((tmp_path/'fused'/'dicom').iterdir()):
+        report = subprocess.run(['dciodvfy', p], capture_output=True, text=True).stderr
+        assert 'Error' not in report, report
+        text = subprocess.run(['dcmdump', '+P', 'ImagePositionPatient', '+P', 'PatientName', p], capture_output=True, text=True, check=True).stdout
+        assert 'Phantom' not in text
+        places.append([float(v) for v in re.search(r'DS \[(.*?)\]', text)[1].split('\\')])
+    ct = read_volume(study, 'CT').image
+    np.testing.assert_allclose(places, [ct.TransformIndexToPhysicalPoint((0, 0, k)) for k in range(ct.GetDepth())], atol=1e-6)
+
+
+@pytest.mark.parametrize('coder', [('dcmcjpeg', '+e1'), ('dcmcjpls', '+el'), ('dcmcrle',), ('dcmconv', '+tb'), ('dcmconv', '+ti')], ids=' '.join)
+def test_transfer_syntaxes(made, tmp_path, coder):
+    "Lossless JPEG, JPEG-LS, run lengths, big endian and implicit types by dcmtk's own encoders."
+    if not shutil.which(coder[0]): pytest.skip('dcmtk is not installed')
+    (tmp_path/'CT').mkdir()
+    for p in (made[0]/'CT').iterdir(): subprocess.run([*coder, p, tmp_path/'CT'/p.name], check=True)
+    here, there = (sitk.GetArrayFromImage(read_volume(f).image) for f in (tmp_path/'CT', made[0]/'CT'))
+    np.testing.assert_array_equal(here, there)
+
+
+def test_bad_studies_are_named_and_leave_nothing(study, made, tmp_path):
+    ct, mr = study/'CT', study/'MR'
+    def spoiled(name, change, of=ct):
+        shutil.copytree(of, tmp_path/name)
+        change(first(tmp_path/name))
+        return tmp_path/name
+    hu = read_volume(ct).image
+    far = sitk.Image(hu); far.SetOrigin((900., 0, 0)); sitk.WriteImage(far, tmp_path/'far.nii.gz')
+    sitk.WriteImage(hu + 1024, tmp_path/'offset.nii.gz')
+    shutil.make_archive(tmp_path/'packed', 'zip', ct)
+    (tmp_path/'cut.nii.gz').write_bytes((tmp_path/'far.nii.gz').read_bytes()[:-3000])
+    shutil.copytree(ct, tmp_path/'two'); write_original(hu[:, :, ::2], tmp_path/'two'/'second', 'CT')
+    write_original(hu[:, :, :1], tmp_path/'scout', 'CT', ImageType=['ORIGINAL', 'PRIMARY', 'LOCALIZER'])
+    cases = {'truncated': (spoiled('truncated', lambda p: p.write_bytes(p.read_bytes()[:-500])), mr, 'CT0000.dcm'),
+             'header': (spoiled('header', lambda p: p.write_bytes(p.read_bytes()[:600])), mr, 'CT0000.dcm'),
+             'cut': (tmp_path/'cut.nii.gz', mr, 'cut.nii.gz'),
+             'mixed patients': (spoiled('mixed', lambda p: edit(p, PatientID='OTHER')), mr, '2 patients'),
+             'other patient': (ct, spoiled('stranger', lambda p: [edit(q, PatientID='OTHER') for q in p.parent.iterdir()], mr), '--any-patient'),
+             'localiser': (tmp_path/'scout', mr, 'scout'),
+             'one slice': (write_original(hu[:, :, :1], tmp_path/'single', 'CT')[0].parent, mr, 'one slice'),
+             'two CTs': (tmp_path/'two', mr, '--ct-series'),
+             'no overlap': (tmp_path/'far.nii.gz', mr, 'do not overlap'),
+             'units': (tmp_path/'offset.nii.gz', mr, 'offset.nii.gz'),
+             'zip': (tmp_path/'packed.zip', mr, 'packed.zip is a zip archive'),
+             'nothing': (tmp_path/'nowhere', mr, 'nowhere'),
+             'a picture': (ct, made[0].parent/'none.png', 'none.png'),
+             'transform': (ct, mr, 'no.tfm', '--transform', 'no.tfm')}
+    before = tree(tmp_path)
+    for some in (list(cases)[:7], list(cases)[7:]):
+        results = together(**{name: start('medfusion_fuse', a, b, '-o', 'out', *FAST, *more, cwd=tmp_path) for name, (a, b, _, *more) in cases.items() if name in some})
+        for name, (code, out, err) in results:
+            assert (code, out) == (2, ''), (name, out, err)
+            assert cases[name][2] in err and err.startswith('medfusion_fuse: ') and 'Traceback' not in err, (name, err)
+            assert err.count('\n') == 1 or '-series):\n' in err, (name, err)
+    assert tree(tmp_path) == before
+
+
+def test_what_may_not_be_read_or_written(study, tmp_path):
+    if os.geteuid() == 0: pytest.skip('root may read and write everything')
+    secret = first(study/'CT')
+    secret.chmod(0)
+    code, _, err = run('medfusion_fuse', 'study', 'study', '-o', 'out', *FAST, cwd=tmp_path)
+    secret.chmod(0o600)
+    assert code == 2 and secret.name in one_line(err)
+    (tmp_path/'closed').mkdir(mode=0o500)
+    code, _, err = run('medfusion_fuse', 'study', 'study', '-o', 'closed/out', *FAST, cwd=tmp_path)
+    assert code == 2 and 'closed' in one_line(err.splitlines()[-1] + '\n')
+
+
+@pytest.mark.parametrize('sign', [signal.SIGKILL, signal.SIGINT])
+def test_a_run_is_stopped(study, tmp_path, sign):
+    "Nothing half written; after kill -9 the same command works."
+    before = tree(tmp_path)
+    p = start('medfusion_fuse', 'study', 'study', '-o', 'fused', *FAST, '--png', cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob('.medfusion_*/new/*')), p)
+    p.send_signal(sign)
+    code, out, err = finish(p)
+    assert not (tmp_path/'fused').exists() and out == '' and 'Traceback' not in err, err
+    assert code == (130 if sign == signal.SIGINT else -sign), (code, err)
+    if sign == signal.SIGINT: assert tree(tmp_path) == before, 'something was left behind'
+    else:
+        code, _, err = run('medfusion_fuse', 'study', 'study', '-o', 'fused', *FAST, cwd=tmp_path)
+        assert code == 0 and (tmp_path/'fused'/'fused.nii.gz').exists(), err
