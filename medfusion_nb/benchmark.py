@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from .data import PhantomDataset, command, write_atomically
 from .metrics import METRICS, evaluate
-from .model import FusionNet
+from .model import FusionNet, build_network
 from .pretrain import Config, loss_terms
 
 # %% ../nbs/05_benchmark.ipynb #cell-007
@@ -101,11 +101,11 @@ def peak_memory(
     return pd.DataFrame([json.loads(l) for l in r.stdout.splitlines() if l.startswith('[')], columns=cols)
 
 # %% ../nbs/05_benchmark.ipynb #cell-017
-NETWORKS = dict(FusionNet=dict(), plain_decoder=dict(detail=False)) # the network, and the same without its full-resolution path
+NETWORKS = dict(FusionNet={}, CompactNet=dict(network='compact'), plain_decoder=dict(detail=False)) # both networks, and the large one without its full-resolution path
 
-def _cpu_job(precision, size, batch, threads):
+def _cpu_job(network, precision, size, batch, threads):
     "Code that fuses one batch."
-    return (f'torch.set_num_threads({threads})\nnet = FusionNet(imagenet=False).eval().to(torch.{precision})\n'
+    return (f'torch.set_num_threads({threads})\nnet = build_network({NETWORKS[network]}).eval().to(torch.{precision})\n'
             f'x = torch.rand({batch}, 1, {size}, {size})\nwith torch.inference_mode(): net(x, x)')
 
 def _cuda_peak(call, device): # MiB
@@ -156,15 +156,15 @@ def benchmark_fusion(
     with tqdm(total=len(devices)*len(precisions)*len(grid), disable=None if progress else True) as bar:
         for device in devices:
             for precision in precisions:
-                nets = {k: FusionNet(imagenet=False, **v).eval().to(device, getattr(torch, precision)) for k, v in NETWORKS.items()}
+                nets = {k: build_network(v).eval().to(device, getattr(torch, precision)) for k, v in NETWORKS.items()}
                 for size, batch in grid:
                     rows += [dict(r, precision=precision) for r in _time_fusion(nets, size, batch, device, repeats)]
                     bar.update()
     df = pd.DataFrame(rows)
     if memory and 'cpu' in devices:
-        mine = df.index[(df.device == 'cpu') & (df.network == 'FusionNet')]
-        jobs = [_cpu_job(r.precision, r['size'], r.batch, torch.get_num_threads()) for _, r in df.loc[mine].iterrows()]
-        df.loc[mine, 'peak_mb'] = peak_memory('import torch\nfrom medfusion_nb.model import FusionNet', jobs).peak_mb[1:].values
+        mine = df.index[(df.device == 'cpu') & (df.network != 'plain_decoder')]
+        jobs = [_cpu_job(r.network, r.precision, r['size'], r.batch, torch.get_num_threads()) for _, r in df.loc[mine].iterrows()]
+        df.loc[mine, 'peak_mb'] = peak_memory('import torch\nfrom medfusion_nb.model import build_network', jobs).peak_mb[1:].values
     return df[['task', 'network', 'device', 'precision', 'size', 'batch', 'seconds', 'pairs_per_s', 'peak_mb', 'to_plain']]
 
 # %% ../nbs/05_benchmark.ipynb #cell-024
