@@ -18,7 +18,7 @@ from nbdev.serve import proc_nbs
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r'(!?)\[[^\]]*\]\(<?([^)\s>]+)>?[^)]*\)|(?:src|href)="([^"]+)"')
 CODE = re.compile(r'^(`{3,}|~{3,}).*?^\1', re.M|re.S)
-OUTSIDE = {'FF', 'LINEAR_EXACT', 'call_parse', 'dmey', 'nbdev_install_hooks', 'nbdev_test', 'notebook_launcher', 'pooch'} # names of other software and standards
+OUTSIDE = {'FF', 'LINEAR_EXACT', 'call_parse', 'dcmtk', 'dicom3tools', 'dmey', 'nbdev_install_hooks', 'nbdev_test', 'notebook_launcher', 'pooch'} # names of other software and standards
 NAME = re.compile(r'(?<![`\[\w])`([A-Za-z_][\w.]*)(?:\(\))?`(?!`)')
 
 

@@ -84,11 +84,11 @@ SETS = {s.name: s for s in (
 
 # %% ../nbs/00c_fetch.ipynb #cell-009
 def list_sets(
-    sets=SETS, # name -> `ImageSet`
-) -> str:      # a paragraph for each set
+    sets:dict=None, # name -> `ImageSet`; None: `SETS`
+) -> str:           # a paragraph for each set
     "The public sets as text: pairs, download, terms, citation, and how each is had."
     rows = []
-    for s in sets.values():
+    for s in (SETS if sets is None else sets).values():
         how = f'medfusion_data fetch {s.name} --accept' if s.url else s.ask
         known = 'known' if s.sha256 else 'unknown, recorded at the first download' if s.url else 'unknown'
         fields = dict(pairs=s.pairs, size=s.size, terms=s.terms, cite=s.citation, home=s.home, **({'from': s.url} if s.url else {}), sha256=known, get=how)
@@ -246,10 +246,11 @@ def fetch(
     out:Path|str='data',  # folder to put it into, as a folder of its own
     accept:bool=False,    # have you read the terms, and accept them?
     progress:bool=False,  # a progress bar, when standard error is a terminal?
-    sets=SETS,            # name -> `ImageSet`
+    sets:dict=None,       # name -> `ImageSet`; None: `SETS`
     **kwargs,             # timeout, tries, pause, most of `download`
 ) -> dict:                # folder, pairs, sha256, checked
     "Download a public set into the layout of `00_data`, whole or not at all; raises `ValueError` or `OSError` saying why it cannot be had."
+    sets = SETS if sets is None else sets
     if name not in sets: raise ValueError(f"no set {name!r}: there are {', '.join(sets)}")
     s, out = sets[name], Path(out)
     if not s.url: raise ValueError(f'{name} cannot be had by a plain download. {s.ask}')
