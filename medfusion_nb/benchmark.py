@@ -338,10 +338,10 @@ def _registration_home(fixed, moving): # what the cases of a pair share
     "A pair, points of its head, the centre of rotation, and the registration of the pair as it is."
     return fixed, moving, pyramid(fixed).points, pyramid(moving).center, register(fixed, moving).transform
 
-def _registration_case(home, i, seed): # row of the table
+def _registration_case(home, i, seed, degrees, mm): # row of the table
     "Misplace the moving volume of a pair and register it."
     fixed, moving, points, center, own = home
-    t = random_motion(np.random.default_rng((seed, i)), center)
+    t = random_motion(np.random.default_rng((seed, i)), center, degrees, mm)
     wall, cpu = time.perf_counter(), time.process_time()
     r = register(fixed, misplace(moving, t), seed=i)
     seconds = dict(seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
@@ -354,6 +354,8 @@ def registration_benchmark(
     cases=200,           # how many, or their numbers
     pairs=None,          # list of (fixed, moving) volumes that are aligned, taken in turn; None: four phantom heads
     seed:int=0,          # of the misplacements
+    degrees:float=30.,   # largest rotation
+    mm:float=60.,        # largest translation
     file:str|Path=None,  # .csv that keeps the rows; cases that it holds are not repeated
     progress:bool=False, # a progress bar, when standard error is a terminal?
 ) -> pd.DataFrame:       # one row a case: tre_mm (from the truth), repeat_mm (from the registration of the pair as it is), trusted, reason, seconds ...
@@ -365,7 +367,7 @@ def registration_benchmark(
     for i in tqdm(todo, unit='case', disable=None if progress else True):
         k = i % (len(pairs) if pairs else 4)
         if k not in homes: homes[k] = _registration_home(*(pairs[k] if pairs else phantom_scans(k)))
-        rows.append(_registration_case(homes[k], i, seed))
+        rows.append(_registration_case(homes[k], i, seed, degrees, mm))
         if file: write_atomically(file, lambda p: pd.DataFrame(rows).to_csv(p, index=False))
     df = pd.DataFrame(rows).sort_values('case', ignore_index=True)
     return df[df.case.isin(cases)]

@@ -8,14 +8,14 @@ __all__ = ['LEVELS', 'SAMPLES', 'LIMITS', 'PLANES', 'rigid', 'move_points', 'rms
            'refine', 'starts', 'search', 'half_errors', 'backward_error', 'prominence', 'overlap', 'Registration',
            'register', 'aligned', 'save_transform', 'load_transform', 'checkerboard_figure', 'edge_overlay_figure']
 
-# %% ../nbs/00b_register.ipynb #3c43f2b3
+# %% ../nbs/00b_register.ipynb #cell-002
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-# %% ../nbs/00b_register.ipynb #a2ab872b
+# %% ../nbs/00b_register.ipynb #cell-003
 import numpy as np
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .data import show_images, write_atomically
 from .volume import like, make_grid, phantom_volume, resample
 
-# %% ../nbs/00b_register.ipynb #4e4575fc
+# %% ../nbs/00b_register.ipynb #cell-006
 def rigid(
     rotvec=(0, 0, 0),      # rotation vector: its direction is the axis, its length the angle in degrees
     translation=(0, 0, 0), # mm: how far the centre moves
@@ -56,7 +56,7 @@ def rms_distance(
     "Root mean square distance of corresponding points: the target registration error when q is the truth."
     return float(np.sqrt(((p - q)**2).sum(1).mean()))
 
-# %% ../nbs/00b_register.ipynb #be0c0d58
+# %% ../nbs/00b_register.ipynb #cell-009
 def _as_euler(A, b, center): # matrix, offset, new centre
     "Rigid transform of a matrix and an offset about a centre."
     center = np.asarray(center, float)
@@ -77,7 +77,7 @@ def chain(
     (A, b), (B, c) = _matrix(second), _matrix(first)
     return _as_euler(A @ B, A @ c + b, first.GetCenter() if hasattr(first, 'GetCenter') else (0, 0, 0))
 
-# %% ../nbs/00b_register.ipynb #a9cf9f42
+# %% ../nbs/00b_register.ipynb #cell-012
 def misplace(
     image:sitk.Image, # volume
     t:sitk.Transform, # rigid: where its points go
@@ -99,7 +99,7 @@ def random_motion(
     axis, way = (v/np.linalg.norm(v) for v in rng.standard_normal((2, 3)))
     return rigid(axis*rng.uniform(0, degrees), way*rng.uniform(0, mm), center)
 
-# %% ../nbs/00b_register.ipynb #117bb35a
+# %% ../nbs/00b_register.ipynb #cell-014
 def phantom_scans(
     seed:int=0, # which head
 ) -> tuple:     # CT, MRI: sitk.Image
@@ -109,7 +109,7 @@ def phantom_scans(
     head = phantom_volume((240, 240, 56), (.95, .95, 3.2), seed, mri_grid)
     return head.ct, head.mri
 
-# %% ../nbs/00b_register.ipynb #b4baa694
+# %% ../nbs/00b_register.ipynb #cell-017
 def check_volume(
     image:sitk.Image, # volume
     what:str,         # for the message: 'fixed', 'moving', a file
@@ -134,7 +134,7 @@ def head_mask(
     head = sitk.BinaryMorphologicalClosing(sitk.Cast(parts == 1, sitk.sitkUInt8), [3]*3)
     return sitk.Crop(sitk.BinaryFillhole(head), [4]*3, [4]*3)
 
-# %% ../nbs/00b_register.ipynb #7852ac5a
+# %% ../nbs/00b_register.ipynb #cell-019
 def _spread_grey(image, mask): # float32 in [0,1]
     "Grey values to the mean of a linear scale (1 % to 99 % of the head) and of their rank in the head."
     a = sitk.GetArrayFromImage(image)
@@ -153,7 +153,7 @@ def _coarser(image, mm): # sitk.Image, float32
     air = float(sitk.GetArrayViewFromImage(image).min())
     return resample(sitk.BinShrink(image, shrink.tolist()), grid, outside=air)
 
-# %% ../nbs/00b_register.ipynb #55d66283
+# %% ../nbs/00b_register.ipynb #cell-020
 LEVELS = (8, 4, 2) # mm: voxel size of each level of the search
 
 def _points(mask, most=8000): # (n,3) mm
@@ -182,7 +182,7 @@ def pyramid(
     p.center, p.middle = p.points.mean(0), np.array(image.TransformContinuousIndexToPhysicalPoint([(n - 1)/2 for n in image.GetSize()]))
     return p
 
-# %% ../nbs/00b_register.ipynb #b2cb3a29
+# %% ../nbs/00b_register.ipynb #cell-025
 def in_view(
     image:sitk.Image,   # volume
     points:np.ndarray,  # (n,3) mm
@@ -228,7 +228,7 @@ def mutual_information(
         try: return -view*r.MetricEvaluate(fixed.images[mm], moving.images[mm])
         except RuntimeError: return 0.                            # no sample at all is in view
 
-# %% ../nbs/00b_register.ipynb #52567ef2
+# %% ../nbs/00b_register.ipynb #cell-029
 SAMPLES = {8: None, 4: 8_000, 2: 15_000} # random samples of the head at each level; None: all voxels
 
 def refine(
@@ -250,7 +250,7 @@ def refine(
         except RuntimeError: pass                                 # everything left the field of view: the pose scores 0
     return t
 
-# %% ../nbs/00b_register.ipynb #2bf9baff
+# %% ../nbs/00b_register.ipynb #cell-035
 def starts(
     fixed, moving, # from `pyramid`
 ) -> list:         # rigid transforms
@@ -286,7 +286,7 @@ def search(
             if bar is not None: bar.update()
     return sorted(found, key=lambda t: -mutual_information(fixed, moving, t, 4))
 
-# %% ../nbs/00b_register.ipynb #205c38ec
+# %% ../nbs/00b_register.ipynb #cell-038
 def _halves(mask): # six masks
     "A mask cut in two along each axis through the middle of its bounding box."
     a = sitk.GetArrayFromImage(mask)
@@ -320,7 +320,7 @@ def backward_error(
     back = refine(moving, fixed, inverse(t), 2, seed + 2)
     return rms_distance(move_points(back, move_points(t, fixed.points)), fixed.points)
 
-# %% ../nbs/00b_register.ipynb #e042ab21
+# %% ../nbs/00b_register.ipynb #cell-039
 def prominence(
     fixed, moving,      # from `pyramid`
     t:sitk.Transform,   # pose in question
@@ -342,7 +342,7 @@ def overlap(
     moved = sitk.GetArrayFromImage(sitk.Resample(moving.heads[4], fixed.heads[4], t, sitk.sitkNearestNeighbor)) > 0
     return float((a & moved).sum()/min(a.sum(), sitk.GetArrayViewFromImage(moving.heads[4]).sum()))
 
-# %% ../nbs/00b_register.ipynb #b745d4b0
+# %% ../nbs/00b_register.ipynb #cell-042
 class Registration(NamedTuple):
     "A rigid registration and what speaks for and against it."
     transform:sitk.Euler3DTransform # point of fixed -> point of moving, mm, LPS
@@ -361,7 +361,7 @@ class Registration(NamedTuple):
         return (f"mutual information {self.mi_before:.3f} -> {self.mi_after:.3f} nats, rotation {self.rotation_deg:.1f} degrees, translation {self.translation_mm:.1f} mm, "
                 f"overlap {self.overlap:.0%}, error about {self.spread_mm:.1f} mm; {'trusted' if self.trusted else 'NOT TRUSTED'}: {self.reason}")
 
-# %% ../nbs/00b_register.ipynb #b0f0b2b2
+# %% ../nbs/00b_register.ipynb #cell-043
 LIMITS = dict(overlap=.6, prominence=.1, rival=.95, spread_mm=1.5) # where trust ends
 
 def _verdict(overlap, prominence, rival, spread_mm): # trusted, reason
@@ -372,7 +372,7 @@ def _verdict(overlap, prominence, rival, spread_mm): # trusted, reason
     if spread_mm > LIMITS['spread_mm']: return False, f"parts of the head disagree by {spread_mm:.1f} mm about the pose"
     return True, f"halves of the head and the way back agree within {spread_mm:.1f} mm"
 
-# %% ../nbs/00b_register.ipynb #7630c1f8
+# %% ../nbs/00b_register.ipynb #cell-044
 def register(
     fixed:sitk.Image,    # volume that stays, usually the CT
     moving:sitk.Image,   # volume that is to be brought to it
@@ -395,7 +395,7 @@ def register(
     return Registration(t, before, after, float(np.rad2deg(Rotation.from_matrix(_matrix(t)[0]).magnitude())), float(np.linalg.norm(t.GetTranslation())),
                         trusted=trusted, reason=reason, **doubts)
 
-# %% ../nbs/00b_register.ipynb #0cfa775a
+# %% ../nbs/00b_register.ipynb #cell-049
 def aligned(
     fixed:sitk.Image,   # volume
     moving:sitk.Image,  # volume
@@ -410,7 +410,7 @@ def aligned(
     if rms_distance(move_points(best, f.points), f.points) <= mm: return True
     return mutual_information(f, m, here, 4) > .97*mutual_information(f, m, best, 4)
 
-# %% ../nbs/00b_register.ipynb #32ddeac1
+# %% ../nbs/00b_register.ipynb #cell-052
 def save_transform(
     t:sitk.Transform,  # rigid
     path:Path|str,     # .tfm or .txt
@@ -437,7 +437,7 @@ def load_transform(
         raise ValueError(f"{path} is not rigid: it scales, shears or mirrors (determinant {np.linalg.det(A):.3f})")
     return _as_euler(A, b, t.Downcast().GetCenter() if hasattr(t.Downcast(), 'GetCenter') else (0, 0, 0))
 
-# %% ../nbs/00b_register.ipynb #7d1417e1
+# %% ../nbs/00b_register.ipynb #cell-056
 def _planes(image, center, mm): # three (H,W) arrays
     "Axial, coronal and sagittal plane through a point, with the head up and square pixels."
     low, high = (np.array([image.TransformIndexToPhysicalPoint([int(i) for i in c]) for c in product(*[(0, n - 1) for n in image.GetSize()])]).__getattribute__(f)(0) for f in ('min', 'max'))
@@ -455,7 +455,7 @@ def _check_same_grid(fixed, moved):
     if fixed.GetSize() != moved.GetSize() or not np.allclose(fixed.GetOrigin(), moved.GetOrigin(), atol=1e-3) or not np.allclose(fixed.GetDirection(), moved.GetDirection(), atol=1e-4):
         raise ValueError(f"fixed volume has {fixed.GetSize()} voxels, moved one {moved.GetSize()}, on different grids: resample(moving, fixed, transform) first")
 
-# %% ../nbs/00b_register.ipynb #ceb3d39c
+# %% ../nbs/00b_register.ipynb #cell-057
 PLANES = ['axial', 'coronal', 'sagittal']
 
 def checkerboard_figure(
