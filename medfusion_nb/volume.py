@@ -49,8 +49,8 @@ def make_grid(
     direction=None,           # 9 direction cosines, row-major; None: the axes of the patient
 ) -> sitk.Image:              # uint8 zeros with that geometry
     "An empty volume with a given geometry; raises `ValueError` for sizes or spacings that are not positive."
+    if min(size) < 1 or (spacing is not None and not min(spacing) > 0): raise ValueError(f"grid of {tuple(size)} voxels of {spacing} mm: all must be positive")
     spacing = [e/n for e, n in zip((230, 230, 180), size)] if spacing is None else spacing
-    if min(size) < 1 or not min(spacing) > 0: raise ValueError(f"grid of {tuple(size)} voxels of {tuple(spacing)} mm: all must be positive")
     grid = sitk.Image([int(n) for n in size], sitk.sitkUInt8)
     grid.SetSpacing([float(s) for s in spacing])
     if direction is not None: grid.SetDirection([float(d) for d in np.ravel(direction)])
