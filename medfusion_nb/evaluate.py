@@ -318,7 +318,7 @@ def guard_table(
     "What an image adds that no source has: light on black, values beyond both sources, invented edges."
     functions, device, rows = fusers(model, pair_names(ds), methods), next(model.parameters()).device, []
     for a, b, names in batches(ds, batch_size):
-        a, b = luma(a.to(device)), b.to(device)
+        a, b = eight_bits(luma(a.to(device))), eight_bits(b.to(device))
         high, low = torch.maximum(a, b), torch.minimum(a, b)
         air, head = high == 0, high > 0
         def mean(x, where): return 255*(x*where).sum((1, 2, 3))/where.sum((1, 2, 3)).clamp(min=1)

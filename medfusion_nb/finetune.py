@@ -170,7 +170,7 @@ def result_figure(pictures): # list of (name, ct, mri, fused), images (H,W)
             ax.set(title=f'{title} {name}', xticks=[], yticks=[])
     return fig
 
-# %% ../nbs/03_finetune.ipynb #3518f1b7
+# %% ../nbs/03_finetune.ipynb #47ed4eb7
 SHIPPED = dict(crop=160, rotate=0., scale=0., epochs=24, freeze_epochs=2, lr=1e-3, schedule='cosine', enhance_contrast=False, mixed_precision='bf16',
                weights=dict(protocol=10.)) # the large network, from phase 1
 POLISH = {**SHIPPED, 'epochs': 4, 'freeze_epochs': 0, 'lr': 2e-4, 'weights': dict(protocol=10., invented=30.)} # then this, from the result
