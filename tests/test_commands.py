@@ -39,7 +39,7 @@ def test_every_command_explains_itself(tmp_path):
 def test_every_command_has_a_version_and_refuses_an_unknown_option(tmp_path):
     for command, (code, out, err) in together(**{c: start(f'medfusion_{c}', '--version', cwd=tmp_path) for c in COMMANDS}):
         assert (code, out, err) == (0, f'medfusion_nb {__version__}\n', ''), command
-    for command, (code, out, err) in together(**{c: start(f'medfusion_{c}', '--colour', cwd=tmp_path) for c in COMMANDS}):
+    for command, (code, out, err) in together(**{c: start(f'medfusion_{c}', *['list']*(c == 'data'), '--colour', cwd=tmp_path) for c in COMMANDS}):
         assert (code, out) == (2, ''), (command, out)
         assert '--colour' in one_line(err, f'medfusion_{command}') and f'medfusion_{command} --help' in err, err
     assert not tree(tmp_path)
