@@ -80,7 +80,7 @@ def test_contents(wheel):
     files = {p.relative_to(wheel).as_posix() for p in wheel.rglob('*') if p.is_file()}
     top = {f.split('/')[0] for f in files}
     assert len(top) == 2 and 'medfusion_nb' in top, top
-    assert {f'medfusion_nb/weights/{f}' for f in ('model.int8.safetensors', 'config.json', 'README.md')} <= files
+    assert {f'medfusion_nb/weights/{f}' for f in ('model.int8.safetensors', 'config.json', 'README.md', 'compact/model.float32.safetensors', 'compact/config.json')} <= files
     modules = {p.name for p in (ROOT/'medfusion_nb').glob('*.py')}
     assert {f'medfusion_nb/{m}' for m in modules} <= files and '_modidx.py' in modules
     assert any(f.endswith('LICENSE') for f in files)
@@ -89,17 +89,18 @@ def test_contents(wheel):
 
 def test_damaged_weights_are_named(wheel, tmp_path):
     "Other numbers in the weights, no weights, half a configuration: each ends in one line that names the file."
-    damages = {'model.int8.safetensors': lambda f: f.write_bytes(f.read_bytes()[:-1000] + bytes(1000)),
-               'gone/model.int8.safetensors': Path.unlink,
-               'config.json': lambda f: f.write_bytes(f.read_bytes()[:100])}
+    def corrupt(f): f.write_bytes(f.read_bytes()[:-1000] + bytes(1000))
+    damages = [('model.int8.safetensors', corrupt), ('model.int8.safetensors', Path.unlink), ('config.json', lambda f: f.write_bytes(f.read_bytes()[:100])),
+               ('compact/model.float32.safetensors', corrupt)]
     processes = {}
-    for i, (name, damage) in enumerate(damages.items()):
+    for i, (name, damage) in enumerate(damages):
         site, cwd = tmp_path/f'site{i}', tmp_path/f'cwd{i}'
         shutil.copytree(wheel/'medfusion_nb', site/'medfusion_nb')
-        damage(site/'medfusion_nb'/'weights'/Path(name).name)
+        damage(site/'medfusion_nb'/'weights'/name)
         cwd.mkdir()
-        processes[name] = start('medfusion_fuse', cwd=cwd, env=dict(PYTHONPATH=str(site)))
-    for i, (name, (code, out, err)) in enumerate(together(**processes)):
+        processes[i] = start('medfusion_fuse', '--weights', 'compact' if 'compact' in name else 'full', cwd=cwd, env=dict(PYTHONPATH=str(site)))
+    for i, (code, out, err) in together(**{str(k): v for k, v in processes.items()}):
+        name = damages[int(i)][0]
         assert (code, out) == (2, ''), (name, err)
-        assert f'site{i}/medfusion_nb/weights/{Path(name).name}' in one_line(err), err
+        assert f'site{i}/medfusion_nb/weights/{name}' in one_line(err), err
         assert not tree(tmp_path/f'cwd{i}')
