@@ -459,16 +459,17 @@ def on_mouse(self:Viewer, i, event):
         self.slice.value = min(max(self.slice.value + (1 if event['deltaY'] > 0 else -1), 0), self.slice.max)
     elif event['type'] == 'mousedown':
         line = self.mode.value == 'swipe' and abs(fx - (1 - self.share.value))*panel.width < 12
-        self.drag = (fx, fy, *self.scene.window, line)
-    elif event.get('buttons') and self.drag: self._dragged(fx, fy, panel)
-    else: self.drag = None
+        self.drag = (fx, fy, *self.scene.window, line, event.get('timeStamp', 0))
+    elif self.drag and event.get('timeStamp', np.inf) >= self.drag[-1]:
+        if event.get('buttons') or event['type'] == 'mouseup': self._dragged(fx, fy, panel)
+        if not event.get('buttons'): self.drag = None
     self.cursor = to_voxel(int(fy*h), int(fx*w), self.orientation.value, self.slice.value, self.scene.shape[0])
     self.annotate()
 
 @patch
 def _dragged(self:Viewer, fx, fy, panel):
     "Move the line of a swipe, or change the window."
-    x, y, center, width, line = self.drag
+    x, y, center, width, line, _ = self.drag
     if line: self.share.value = 1 - fx
     else: self.set_window(round(center - 2*width*(fy - y), 2), round(width*4**(fx - x), 2))
 

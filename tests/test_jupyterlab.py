@@ -198,7 +198,7 @@ def pictures(nb):
 
 def becomes(nb, condition, what):
     "Wait until the page fulfils a condition."
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end, what
         nb.page.wait_for_timeout(20)
@@ -250,6 +250,14 @@ def point(nb, x, y, panel=0, **kwargs):
     nb.page.mouse.move(box['x'] + (x + .5)*box['width']/512, box['y'] + (y + .5)*box['height']/512, **kwargs)
 
 
+def drag(nb, start, end, panel=0):
+    "Drag from one voxel of an axial picture to another; the layout is given time to settle before, the viewer to follow before the button is released."
+    nb.page.wait_for_timeout(500)
+    point(nb, *start, panel); nb.page.mouse.down(); point(nb, *end, panel, steps=5)
+    nb.page.wait_for_timeout(1000)
+    nb.page.mouse.up()
+
+
 def readout(nb): return nb.page.locator('.jp-OutputArea .widget-html-content').last.inner_text()
 
 
@@ -287,13 +295,14 @@ def test_window_by_preset_and_by_drag(viewer):
     viewer.screenshot('preset')
     presets.select_option('brain')
     shows(viewer, 0, window_ct(hu, 40, 80), 'preset brain')
-    point(viewer, 200, 300, 1); viewer.page.mouse.down(); point(viewer, 264, 268, 1, steps=5); viewer.page.wait_for_timeout(300); viewer.page.mouse.up()
-    center, width = (float(viewer.page.locator('.jp-OutputArea .widget-text input[type=number]').nth(i).input_value()) for i in (0, 1))
-    assert center == pytest.approx(40 + 2*80*32/512, abs=1.5) and width == pytest.approx(80*4**(64/512), abs=1.5), (center, width)
+    drag(viewer, (200, 300), (264, 268), 1)
+    def values(): return [float(viewer.page.locator('.jp-OutputArea .widget-text input[type=number]').nth(i).input_value()) for i in (0, 1)]
+    becomes(viewer, lambda: values() == [pytest.approx(40 + 2*80*32/512, abs=1.5), pytest.approx(80*4**(64/512), abs=1.5)], f'dragged to {values()}')
+    center, width = values()
     shows(viewer, 0, window_ct(hu, center, width), 'dragged window')
     assert presets.input_value() == 'custom'
     point(viewer, 20, 20); viewer.page.wait_for_timeout(300)
-    assert float(viewer.page.locator('.jp-OutputArea .widget-text input[type=number]').nth(0).input_value()) == center # released
+    assert values() == [center, width] # released
     presets.select_option('brain')
     shows(viewer, 0, window_ct(hu, 40, 80), 'preset brain')
 
@@ -311,9 +320,13 @@ def test_images_blend_and_swipe(viewer):
     becomes(viewer, lambda: viewer.page.locator('.widget-image').count() == 1, 'no single picture')
     becomes(viewer, lambda: np.abs(pictures(viewer)[0][..., 0] - 255*(ct + mri)/2).max() < 1.01, 'not half CT, half MRI')
     viewer.screenshot('blend')
+    def swiped(x):
+        shown = pictures(viewer)[0][..., 0]
+        return np.array_equal(shown[:, :x - 10], as_grey(ct)[:, :x - 10]) and np.array_equal(shown[:, x + 10:], as_grey(mri)[:, x + 10:])
     toggle(viewer, 'swipe')
-    point(viewer, 256, 200); viewer.page.mouse.down(); point(viewer, 128, 200, steps=5); viewer.page.wait_for_timeout(300); viewer.page.mouse.up()
-    becomes(viewer, lambda: np.array_equal(pictures(viewer)[0][:, :120, 0], as_grey(ct)[:, :120]) and np.array_equal(pictures(viewer)[0][:, 140:, 0], as_grey(mri)[:, 140:]), 'not swiped')
+    becomes(viewer, lambda: swiped(256), 'not half CT, half MRI beside each other')
+    drag(viewer, (256, 200), (128, 200))
+    becomes(viewer, lambda: swiped(128), 'not swiped')
     viewer.screenshot('swipe')
     toggle(viewer, 'side by side')
     becomes(viewer, lambda: viewer.page.locator('.widget-image').count() == 3, 'no three pictures')
