@@ -186,7 +186,7 @@ def _save_epoch(out, name, curves, net, opt, sched, cfg, history, best):
     "Writes the best model, the state of the run, the history and the curves, each whole or not at all."
     row, config = history[-1], asdict(cfg)
     if row['valid_loss'] < best: save_checkpoint(net, out/name, train_config=config, epoch=row['epoch'], valid_loss=row['valid_loss'])
-    atomic_save(dict(model_state_dict=net.state_dict(), optimizer=opt.state_dict(), scheduler=sched.state_dict(), history=history, train_config=config), out/'last.pth')
+    atomic_save(dict(model_state_dict=net.state_dict(), config=net.config, optimizer=opt.state_dict(), scheduler=sched.state_dict(), history=history, train_config=config), out/'last.pth')
     write_atomically(out/'history.csv', lambda tmp: pd.DataFrame(history).to_csv(tmp, index=False))
     fig = plot_history(history)
     write_atomically(out/curves, lambda tmp: fig.savefig(tmp, dpi=100, format='png'))
