@@ -1,4 +1,4 @@
-"""The check of the docs pages finds what it looks for."""
+"""The checks of the docs pages and of the notebooks find what they look for."""
 import importlib.util
 from pathlib import Path
 
@@ -9,12 +9,16 @@ ROOT = Path(__file__).resolve().parents[1]
 SITE = 'https://example.org/lib'
 
 
-@pytest.fixture(scope='module')
-def docs():
-    spec = importlib.util.spec_from_file_location('docs', ROOT/'.ci'/'docs.py')
+def script(name):
+    "A script of .ci as a module."
+    spec = importlib.util.spec_from_file_location(name, ROOT/'.ci'/f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope='module')
+def docs(): return script('docs')
 
 
 def page(docs, folder, name, *markdown, output=None):
@@ -56,3 +60,9 @@ def test_index_for_language_models_is_in_step(docs):
     "llms.txt has a line for each notebook."
     text = (ROOT/'llms.txt').read_text(encoding='utf-8')
     assert text.startswith('# medfusion_nb\n\n> ') and text.count('\n- [') == len([*(ROOT/'nbs').glob('*.ipynb')])
+
+
+@pytest.mark.parametrize('source, wrong', [('#| slow\nif slow("an hour"): work()', 0), ('#| data\n#| slow\nif data_root() and slow("an hour"):\n    work()', 0), ('#| slow\nwork()', 1), ('#| slow\nwork()\nif slow("an hour"): pass', 1)])
+def test_slow_cells_without_a_guard_are_found(tmp_path, source, wrong):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path/'a.ipynb')
+    assert sum('slow' in w for w in script('notebooks').check_notebook(tmp_path/'a.ipynb')) == wrong
