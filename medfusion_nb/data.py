@@ -481,7 +481,7 @@ def find_pairs(
     root:Path|str, # folder that holds one folder for each modality
     a:str='CT',    # folder of the first modality
     b:str='MRI',   # folder of the second modality
-) -> list:         # `Pair`s sorted by name
+) -> list:         # Pairs sorted by name
     "Pairs in the layout `root/{CT,MRI}/NAME.ext`; raises `FileNotFoundError` or `ValueError` naming what does not match."
     root = Path(root)
     return _match(root/a, root/b, f"the layout is {root}/{{{a},{b}}}/NAME.png")
@@ -489,7 +489,7 @@ def find_pairs(
 def llvip_pairs(
     root:Path|str,      # folder that holds `visible` and `infrared`
     split:str='train',  # 'train' or 'test'
-) -> list:              # `Pair`s sorted by name, a visible, b infrared
+) -> list:              # Pairs sorted by name, a visible, b infrared
     "Pairs in LLVIP's layout `root/{visible,infrared}/{train,test}/NAME.jpg`; raises as `find_pairs` does."
     root = Path(root)
     return _match(root/'visible'/split, root/'infrared'/split, f"the layout is {root}/{{visible,infrared}}/{{train,test}}/NAME.jpg")
@@ -505,7 +505,7 @@ def aanlib_patient(
 
 # %% ../nbs/00_data.ipynb #cell-088
 def split_by_patient(
-    pairs:list,                       # `Pair`s, or anything with a `name`
+    pairs:list,                       # Pairs, or anything with a `name`
     valid=('33', '41'),               # patients of the validation split
     test=('16', '21'),                # patients of the test split
     patient:Callable=aanlib_patient,  # name of a pair -> patient
@@ -633,15 +633,15 @@ class PairDataset(Dataset):
 class FusionDataset(PairDataset):
     "Pairs of image files, each decoded once."
     def __init__(self,
-        pairs:list,           # `Pair`s
+        pairs:list,           # Pairs
         color:bool=False,     # a as RGB (visible images) instead of luminance?
         crop:int=None,        # side of square crops, pixels; None gives whole images
         augment:bool=False,   # random crop, flip, rotation, scale and intensity? otherwise crops are central
-        enhance:bool=False,   # CLAHE on both images, see `enhance_contrast`
+        enhance:bool=False,   # CLAHE on both images, see enhance_contrast
         window=None,          # CT window of a, name or (centre, width), for files in Hounsfield units only
         seed:int=0,           # determines every random choice together with epoch and index
         cache_gb:float=4.,    # memory for decoded images; pairs beyond it are decoded when asked for
-        **kwargs,             # rotate, scale, intensity of `PairDataset`
+        **kwargs,             # rotate, scale, intensity of PairDataset
     ):
         super().__init__(crop=crop, augment=augment, seed=seed, **kwargs)
         if not len(pairs): raise ValueError("no pairs: the list is empty")
@@ -690,7 +690,7 @@ class PhantomDataset(PairDataset):
         color:bool=False,     # a replicated to 3 channels, as visible images have?
         crop:int=None,        # side of square crops, pixels; None gives whole images
         augment:bool=False,   # random crop, flip, rotation, scale and intensity?
-        **kwargs,             # rotate, scale, intensity of `PairDataset`
+        **kwargs,             # rotate, scale, intensity of PairDataset
     ):
         super().__init__(crop=crop, augment=augment, seed=seed, **kwargs)
         if n < 1: raise ValueError(f"n={n}: expected at least one phantom")

@@ -52,8 +52,8 @@ def as_stack(
 # %% ../nbs/07_view.ipynb #a1ce53c9
 def check_grid(
     name:str, # of an image
-    x,        # the image, as given to `as_stack`
-    ct,       # the CT, as given to `as_stack`
+    x,        # the image, as given to as_stack
+    ct,       # the CT, as given to as_stack
 ):
     "Raises `ValueError` when two images do not lie on the same grid."
     def size(i): return i.GetSize()[::-1] if isinstance(i, sitk.Image) else np.shape(i)
@@ -94,7 +94,7 @@ ATTENTION = {'attention to CT':'ct 1/4', 'attention to MRI':'mri 1/4', 'weight o
 class Scene:
     "CT, MRI, fused image, attention and differences on one grid; raises `ValueError` when they are not on one."
     def __init__(self,
-        ct,             # what `as_stack` takes, in HU or in [0,1]
+        ct,             # what as_stack takes, in HU or in [0,1]
         mri,            # the same of the MRI, in any unit
         fused=None,     # fused image in [0,1]; None: computed for a pair, left out for a volume
         attention=None, # map in [0,1], or dict name -> map; None: computed for a pair, left out for a volume
@@ -127,7 +127,7 @@ def _set_scales(self:Scene, window):
     self.mri_range = mri_range(sitk.GetImageFromArray(mri)) if _outside(mri) else (0., 1.)
 
 def maps_of(
-    model,          # `FusionNet` or `CompactNet`
+    model,          # FusionNet or CompactNet
     ct, mri,        # (H,W) in [0,1]
 ) -> dict:          # name -> (1,H,W) in [0,1]
     "What a network tells about its choice: the attention maps that it has, by their names here."
@@ -325,7 +325,7 @@ class Viewer(W.VBox):
     "Pictures of a scene with controls: slice, plane, images, blend and swipe, window; the values under the cursor."
     def __init__(self,
         scene:Scene,              # what to show
-        show=None,                # see `Scene.check`
+        show=None,                # see Scene.check
         orientation:str='axial',  # one of `PLANES`
         index:int=None,           # slice; None: the middle one
         width:int=320,            # of a picture, pixels on the screen
@@ -498,7 +498,7 @@ def view(
     width:int=320,           # of a picture of the viewer, pixels on the screen
     model=None,              # network for what is computed; None: the full one of the package, which has attention maps
     widget:bool=None,        # a viewer, or a figure? None: a viewer where a front end can show it
-):                           # `Viewer` or matplotlib figure
+):                           # Viewer or matplotlib figure
     "Show a pair or a volume; raises `FileNotFoundError` or `ValueError` naming what cannot be read, shown, or is on another grid."
     ct, mri, fused = (_read(x, what) for x, what in ((ct, 'CT'), (mri, 'MRI'), (fused, 'fused')))
     scene = Scene(ct, mri, fused, attention, window, spacing, model)

@@ -51,6 +51,13 @@ def test_names_that_are_gone_are_found(docs, tmp_path):
     assert [f.split('`')[1] for f in docs.check_names('a', a, {'fuse', 'data'})] == ['melt']
 
 
+def test_what_a_page_would_lose_is_found(docs, tmp_path):
+    def found(first, output): return [*docs.check_whole('a', page(docs, tmp_path, 'a', '## Here', output=output), first)]
+    assert found('# A\n\n> What it is\n\n- order: 1', '```python\nx, # of f\n```\n[`f`](https://x)') == []
+    assert 'An introduction' in found('# A\n\n> What it is\n\nAn introduction', '')[0]
+    assert '`f`' in found('# A', '```python\nx, # of [`f`](https://x)\n```')[0]
+
+
 def test_every_file_of_a_configuration_is_seen(docs):
     config = dict(website=dict(favicon='logo.svg', navbar=dict(left=[dict(text='x', href='a.ipynb')]), sidebar=dict(contents=['b.ipynb', dict(section='S', contents=['c.ipynb'])])))
     assert docs.hrefs(config) == ['logo.svg', 'a.ipynb', 'b.ipynb', 'c.ipynb']
