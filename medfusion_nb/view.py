@@ -331,7 +331,7 @@ class Viewer(W.VBox):
         width:int=320,            # of a picture, pixels on the screen
     ):
         super().__init__()
-        self.scene, self.picture_width, self.cursor, self.drag = scene, width, None, None
+        self.scene, self.picture_width, self.cursor, self.drag, self.before, self.look = scene, width, None, None, 0, None
         self._controls(*scene.check(show, orientation, index), orientation)
         deep = scene.shape[0] > 1
         self.panels = [Panel(lambda event, i=i: self.on_mouse(i, event), wheel=deep) for i in range(len(scene.names))]
@@ -397,9 +397,9 @@ def shown(self:Viewer) -> list:
     return [(self.first.value, self.second.value)]
 
 @patch
-def png(self:Viewer, names) -> bytes:
+def png(self:Viewer, names, index) -> bytes:
     "The picture of a panel."
-    planes = [self.scene.grey(n, self.orientation.value, self.slice.value) for n in names]
+    planes = [self.scene.grey(n, self.orientation.value, index) for n in names]
     maps = [self.scene.scale(n)[2] for n in names]
     if len(names) == 1: return encode(planes[0], maps[0])
     share = self.share.value
@@ -407,19 +407,33 @@ def png(self:Viewer, names) -> bytes:
     return encode(mix(*map(colour, planes, maps), share, self.mode.value))
 
 @patch
+def picture(self:Viewer, names, index): # Future of the PNG
+    "The picture of a panel in the making, or made before; the last 64 of one look are kept."
+    look = self.orientation.value, self.mode.value, self.share.value, self.scene.window
+    if look != self.look: self.look, self.made = look, {}
+    if (names, index) not in self.made: self.made[names, index] = _POOL.submit(self.png, names, index)
+    if len(self.made) > 64: self.made.pop(next(iter(self.made)))
+    return self.made[names, index]
+
+# %% ../nbs/07_view.ipynb #bde93bf7
+@patch
 def redraw(self:Viewer):
     "Make and send the pictures."
-    scene, orientation = self.scene, self.orientation.value
+    scene, orientation, i = self.scene, self.orientation.value, self.slice.value
+    pictures = [self.picture(names, i) for names in self.shown()]
     h, w = (n for a, n in enumerate(scene.shape) if a != PLANES[orientation])
     mixed = self.mode.value != 'side by side'
     width = round(self.picture_width*(1.5 if mixed else 1))
     height = round(width*scene.aspect(orientation)*h/w)
     for box, on in ((self.first, mixed), (self.second, mixed), (self.share, mixed), *((b, not mixed) for b in self.buttons.values())):
         box.layout.display = '' if on else 'none'
-    for panel, data in zip(self.panels, _POOL.map(self.png, self.shown())): panel.show(data, width, height)
+    for panel, picture in zip(self.panels, pictures): panel.show(picture.result(), width, height)
     boxes = tuple(p.box for p in self.panels[:len(self.shown())])
     if boxes != self.pictures.children: self.pictures.children = boxes
     self.annotate()
+    ahead, self.before = 2*i - self.before, i
+    if ahead != i and 0 <= ahead <= self.slice.max:
+        for names in self.shown(): self.picture(names, ahead)
 
 # %% ../nbs/07_view.ipynb #519bcd9d
 @patch
