@@ -57,7 +57,7 @@ def head_box(
     ends = [(np.flatnonzero(l)[0], np.flatnonzero(l)[-1] + 1) for l in lines]
     return tuple(slice(max(a - m, 0), min(b + m, n)) for (a, b), m, n in zip(ends, (0, margin, margin), volumes[0].shape))
 
-# %% ../nbs/05a_study.ipynb #170f98fd
+# %% ../nbs/05a_study.ipynb #9ce15a2a
 def slice_steps(
     volume:np.ndarray, # (z,y,x)
 ) -> np.ndarray:       # (z-1,) mean absolute change
