@@ -350,6 +350,7 @@ def _registration_case(home, i, seed, degrees, mm): # row of the table
     return dict(case=i, degrees=turn, mm=np.linalg.norm(t.GetTranslation()), tre_mm=rms_distance(found, true), repeat_mm=rms_distance(found, again),
                 **{k: v for k, v in r._asdict().items() if k not in ('transform', 'rotation_deg', 'translation_mm')}, **seconds)
 
+# %% ../nbs/05_benchmark.ipynb #01266427
 def registration_benchmark(
     cases=200,           # how many, or their numbers
     pairs=None,          # list of (fixed, moving) volumes that are aligned, taken in turn; None: four phantom heads

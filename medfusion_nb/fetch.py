@@ -241,6 +241,7 @@ def _accepted(s, accept): # True where the terms are accepted
     if accept or not (sys.stdin and sys.stdin.isatty()): return accept
     return input('Do you accept these terms? [yes/no] ').strip().lower() in ('y', 'yes')
 
+# %% ../nbs/00c_fetch.ipynb #79f949ea
 def fetch(
     name:str,             # of a set, see list_sets
     out:Path|str='data',  # folder to put it into, as a folder of its own
@@ -379,6 +380,7 @@ def _look(p): # -> row of the table, thumbnails of both images; raises ValueErro
     row['dy'], row['dx'], row['gain'] = (float(v) for v in pair_shift(a, b))
     return row | dict(shift=float(np.hypot(row['dy'], row['dx']))), (_thumbnail(a), _thumbnail(b))
 
+# %% ../nbs/00c_fetch.ipynb #d26bc11d
 def verify(
     folder:Path|str,       # in one of the layouts of `00_data`
     a:str=None,            # folder of the first modality; None: CT or visible
@@ -422,6 +424,7 @@ def verify_text(
     lines += [f"{len(result['problems'])} problems:"] + [f'  {p}' for p in result['problems'][:most]] if result['problems'] else ['nothing wrong was found']
     return '\n'.join(lines + [f"  and {len(result['problems']) - most} more"]*(len(result['problems']) > most))
 
+# %% ../nbs/00c_fetch.ipynb #978d5f07
 def worst_figure(
     result:dict,  # of verify
     worst:int=5,  # pairs

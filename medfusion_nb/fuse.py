@@ -360,6 +360,7 @@ def _volume_options(v):
     v.add_argument('--contact-sheet', action='store_true', help='write a contact sheet as well')
     v.add_argument('--deidentify', action='store_true', help='copy nothing that names the patient or the study into the DICOM files; faces in the pixels stay')
 
+# %% ../nbs/06_fuse.ipynb #885772b3
 def _parser():
     "Options of `medfusion_fuse`."
     p = CommandParser('medfusion_fuse', 'medfusion_fuse CT MRI --out fused --figure', description='Fuse CT and MRI: two images, two folders of images, or two volumes (DICOM, NIfTI). Without arguments: the built-in phantom pair, into fused.png.')
@@ -413,6 +414,7 @@ def _run(**args) -> dict: # the files written, or the series found
     print('\n'.join(f'wrote {p}' for p in written))
     return dict(network=args['weights'], written=written)
 
+# %% ../nbs/06_fuse.ipynb #9a619019
 def medfusion_fuse(
     argv:list=None, # arguments; None: those of the command line
 ):

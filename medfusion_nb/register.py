@@ -191,6 +191,7 @@ def in_view(
     at = (points - image.GetOrigin()) @ np.reshape(image.GetDirection(), (3, 3))/image.GetSpacing()
     return float(((at >= -.5) & (at <= np.array(image.GetSize()) - .5)).all(1).mean())
 
+# %% ../nbs/00b_register.ipynb #d87e6f15
 @contextmanager
 def _one_thread():
     "The same sums in the same order on every machine."
@@ -262,6 +263,7 @@ def starts(
             out.append(_as_euler(*_matrix(t), fixed.center))
     return out
 
+# %% ../nbs/00b_register.ipynb #cb4fc16c
 def _different(ordered, points, mm, n): # transforms, best first
     "The first `n` poses that are more than `mm` away from every better one."
     out, few = [], points[::20]
@@ -311,6 +313,7 @@ def half_errors(
         if bar is not None: bar.update()
     return out
 
+# %% ../nbs/00b_register.ipynb #339f9efd
 def backward_error(
     fixed, moving,      # from pyramid
     t:sitk.Transform,   # pose in question

@@ -57,7 +57,7 @@ def head_box(
     ends = [(np.flatnonzero(l)[0], np.flatnonzero(l)[-1] + 1) for l in lines]
     return tuple(slice(max(a - m, 0), min(b + m, n)) for (a, b), m, n in zip(ends, (0, margin, margin), volumes[0].shape))
 
-# %% ../nbs/05a_study.ipynb #9ce15a2a
+# %% ../nbs/05a_study.ipynb #b98decbb
 def slice_steps(
     volume:np.ndarray, # (z,y,x)
 ) -> np.ndarray:       # (z-1,) mean absolute change
@@ -76,7 +76,7 @@ def steady(
     fused:np.ndarray,          # (z,y,x) in [0,1], changed in place
     ct:np.ndarray,             # the sources
     mri:np.ndarray,
-    ct_cover:np.ndarray=None,  # see `fuse_volume`
+    ct_cover:np.ndarray=None,  # see fuse_volume
     mri_cover:np.ndarray=None,
     sweeps:int=200,            # over all pairs, at most
 ):

@@ -251,6 +251,7 @@ def aspect(self:Scene, orientation) -> float:
     down, across = (mm for a, mm in enumerate(self.spacing) if a != axis)
     return down/across
 
+# %% ../nbs/07_view.ipynb #f532fa06
 @patch
 def figure(self:Scene,
     names,                   # images to show
@@ -499,6 +500,7 @@ def has_widgets() -> bool: # True in JupyterLab, Jupyter Notebook and VS Code
     "Does a front end that draws widgets show what this process displays?"
     return getattr(get_ipython(), 'kernel', None) is not None and any(k in os.environ for k in ('JPY_SESSION_NAME', 'VSCODE_PID'))
 
+# %% ../nbs/07_view.ipynb #bdf24edf
 def view(
     ct,                      # (H,W) or (z,y,x) array or tensor in HU or [0,1], SimpleITK.Image, image or volume file
     mri,                     # the same of the MRI, in any unit, on the same grid

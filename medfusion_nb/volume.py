@@ -360,6 +360,7 @@ def _header(path:Path): # pydicom Dataset without pixels
     except (EOFError, InvalidDicomError, KeyError, ValueError, TypeError, NotImplementedError, AttributeError) as e:
         raise ValueError(f"cannot read the header of {path} ({e}): the file is truncated or damaged, copy it again") from e
 
+# %% ../nbs/00a_volume.ipynb #c3fd68f7
 def find_series(
     path:Path|str, # DICOM file, or folder, searched with its subfolders
 ) -> list:         # Series, CT first, then by modality and description
@@ -570,6 +571,7 @@ def write_original(
         written.append(_write_slice(ds, folder/f'{modality}{k:04d}.dcm', k, stored, origin))
     return written
 
+# %% ../nbs/00a_volume.ipynb #78da6121
 def phantom_study(
     folder:Path|str, # the series are written into its subfolders CT and MR
     **kwargs,        # of phantom_volume
@@ -657,6 +659,7 @@ def is_volume(
     if path.is_dir(): return any(_is_dicom(p) for p in path.rglob('*') if p.is_file() and not p.name.startswith('.'))
     return path.name.lower().endswith(VOLUMES) or (path.is_file() and (zipfile.is_zipfile(path) or _is_dicom(path)))
 
+# %% ../nbs/00a_volume.ipynb #4454200c
 def _finite(image, notes): # image, notes are added to
     "Background where a volume holds no numbers (NaN)."
     a = sitk.GetArrayViewFromImage(image)
@@ -723,6 +726,7 @@ def mri_range(
     black = min(float(np.quantile(air, .5) + 2*(np.quantile(air, .5) - np.quantile(air, .05))), .5*float(cut + low))
     return black, float(np.quantile(head, .995))
 
+# %% ../nbs/00a_volume.ipynb #a186a982
 def mri_unit(
     image:sitk.Image, # MRI, arbitrary units
 ) -> sitk.Image:      # float32 in [0,1]
@@ -752,6 +756,7 @@ def resample(
         if c > 1.2*f and image.GetSize()[i] >= 4: image = sitk.RecursiveGaussian(image, float(np.sqrt(c*c - f*f)/2.355), False, sitk.RecursiveGaussianImageFilter.ZeroOrder, i)
     return sitk.Resample(image, grid, transform or sitk.Transform(), sitk.sitkLinear, outside, sitk.sitkFloat32)
 
+# %% ../nbs/00a_volume.ipynb #1a88ee8a
 def cover(
     image:sitk.Image,              # volume
     grid:sitk.Image,
@@ -784,6 +789,7 @@ def check_folder(
     if not (path/RECORD).is_file(): raise FileExistsError(f"output {path} exists and is not the result of an earlier run: choose another name")
     if not force: raise FileExistsError(f"output {path} exists: choose another name or replace it with --force (force=True)")
 
+# %% ../nbs/00a_volume.ipynb #5de5efb7
 @contextmanager
 def staged_folder(
     path:Path|str,    # folder to write
