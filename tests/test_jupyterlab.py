@@ -142,7 +142,10 @@ class Notebook:
         "The window, or the whole notebook as far as Chromium can draw it."
         folder = os.environ.get('MEDFUSION_SCREENSHOTS')
         if not folder: return
-        if whole: self.page.set_viewport_size(dict(width=1400, height=min(16000, 150 + self.page.evaluate('() => document.querySelector(".jp-WindowedPanel-outer").scrollHeight'))))
+        notebook = 'document.querySelector(".jp-WindowedPanel-outer")'
+        if whole:
+            self.page.set_viewport_size(dict(width=1400, height=min(16000, 150 + self.page.evaluate(f'() => {notebook}.scrollHeight'))))
+            self.page.evaluate(f'() => {{ {notebook}.scrollTop = 0 }}')
         self.page.wait_for_timeout(500)
         self.page.screenshot(path=Path(folder)/f'{Path(self.name).stem}_{what}.png')
 
