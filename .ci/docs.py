@@ -1,6 +1,7 @@
 """Prepares every page of the docs as nbdev does before Quarto takes over, checks what Quarto would not, and writes llms.txt.
 
 - front matter and configuration are valid YAML, every notebook is a page and stands in the sidebar, with a title and a description;
+- nothing is lost on the way: nbdev takes the whole first cell as title and description, and writes links into signatures as they stand;
 - every link between pages, every anchor, every image and every link of the README leads somewhere, and so does every backticked name that nbdev linked;
 - a backticked identifier that nbdev did not link is at least a word of the code: names that are gone are found;
 - CITATION.cff has the version and the title of settings.ini.
@@ -37,10 +38,17 @@ class Page:
         self.prose = '\n\n'.join(c.source for c in cells if c.cell_type == 'markdown')
         outputs = [''.join(o.get('data', {}).get('text/markdown', '')) or (o.get('text', '') if 'asis' in c.source else '') for c in cells if c.cell_type == 'code' for o in c.outputs]
         self.text = CODE.sub('', '\n\n'.join([self.prose, *outputs]))
+        self.signatures = '\n'.join(m[0] for o in outputs for m in CODE.finditer(o))
         self.html = self.meta.get('output-file', path.with_suffix('.html').name)
         self.anchors = {slug(h) for h in re.findall(r'^#{1,6}\s+(.*?)\s*#*$', self.text, re.M)} | set(re.findall(r'(?:id="|\{#)([\w.-]+)', self.text)) | {''}
 
     def links(self): return [(m[1], m[2] or m[3]) for m in LINK.finditer(re.sub(r'`[^`\n]*`(?!\])', '', self.text))]
+
+
+def check_whole(name, page, first):
+    "Prose that nbdev drops with the cell of the title, and signatures that it spoils with links."
+    if lost := [l for l in first.splitlines() if l.strip() and not re.match(r'# |> |- [\w-]+:', l)]: yield f'{name}: begin a new cell before {lost[0]!r}: nbdev takes the first one whole as title and description'
+    for link in re.findall(r'\[`([^`]+)`\]\(http', page.signatures): yield f'{name}: `{link}` in the comment of a parameter becomes a link inside code: drop its backticks'
 
 
 def check_links(name, page, pages, site, folder):
@@ -100,7 +108,7 @@ def main():
     pages, words = {n: Page(folder/n) for n in wanted if (folder/n).is_file()}, code_words(cfg)
     for n, p in pages.items():
         wrong += [f'{n}: no {k}' for k in ('title', 'description') if not p.meta.get(k)]
-        wrong += [*check_links(n, p, pages, site, folder), *check_names(n, p, words)]
+        wrong += [*check_whole(n, p, nbformat.read(cfg.nbs_path/n, 4).cells[0].source), *check_links(n, p, pages, site, folder), *check_names(n, p, words)]
     sidebar = config['sidebar.yml']['website']['sidebar']['contents']
     wrong += [f'{n}: not in sidebar.yml' for n in pages if n not in hrefs(sidebar)]
     wrong += [f'{f}: names {h}, which is not there' for f, c in config.items() for h in hrefs(c) if not re.match('https?:', h) and not (folder/h).exists()]

@@ -1,6 +1,7 @@
 """Checks of the repository that need no kernel: exits with 1 and says what is wrong where.
 
 - a notebook is at most 300 KB, saved without errors and without widgets, and its outputs hold no path of the machine it ran on;
+- a cell flagged slow, which nbdev_test skips, is skipped in Run All as well unless MEDFUSION_SLOW is set;
 - an image outside the notebooks is a figure of the README, at most 100 KB, or the logo, a small drawing without pixels: nothing else that could hold a real scan is tracked or about to be.
 """
 import re
@@ -25,6 +26,7 @@ def check_notebook(path):
     if 'widgets' in nb.metadata: yield 'the state of widgets was saved: execute it with nbconvert --ExecutePreprocessor.store_widget_state=False'
     for i, cell in enumerate(nb.cells):
         if cell.cell_type != 'code': continue
+        if re.search(r'^#\| *slow$', cell.source, re.M) and not re.match(r'(#\|.*\n)+if .*\bslow\(', cell.source, re.M): yield f'cell {i} is flagged slow: begin it with `if slow(...):` of medfusion_nb.data, or Run All waits for it'
         for out in cell.outputs:
             if 'application/vnd.jupyter.widget-view+json' in out.get('data', {}): yield f'cell {i} was saved with a widget, which nobody can see without its kernel: execute it with nbconvert'
             if out.output_type == 'error': yield f'cell {i} was saved with the error {out.ename}'

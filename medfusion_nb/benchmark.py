@@ -169,7 +169,7 @@ def benchmark_fusion(
 
 # %% ../nbs/05_benchmark.ipynb #cell-024
 def plot_benchmark(
-    df:pd.DataFrame, # rows of `benchmark_fusion`
+    df:pd.DataFrame, # rows of benchmark_fusion
 ):                   # matplotlib figure
     "Seconds a pair, throughput and peak memory of FusionNet."
     df = df[(df.task == 'fuse') & (df.network == 'FusionNet')]
@@ -196,7 +196,7 @@ def benchmark_training(
     device:str='cpu', # where to train
     repeats:int=2,    # measured steps
     cfg:Config=None,  # whose loss and optimiser settings count; None: the given recipe of phase 1
-) -> pd.DataFrame:    # one row, columns as those of `benchmark_fusion`
+) -> pd.DataFrame:    # one row, columns as those of benchmark_fusion
     "Throughput of a training step."
     _check_grid([crop], [batch], [], [device])
     cfg = cfg or Config()
@@ -305,7 +305,7 @@ def benchmark_protocol(
     plain:int=4,    # how many of them the plain version scores, one after the other
     size:int=256,   # side, pixels
     repeats:int=3,  # turns
-) -> pd.DataFrame:  # one row, columns as those of `benchmark_fusion`, and `plain_seconds`, `speedup`, `worst` (relative difference in float64)
+) -> pd.DataFrame:  # one row, columns as those of benchmark_fusion, and `plain_seconds`, `speedup`, `worst` (relative difference in float64)
     "Time a pair of the eight-column protocol, in one batch, beside the plain version; and how far the values differ."
     fused, a, b = sample_fusions(pairs, size)
     arrays = [[t[0].numpy() for t in s] for s in zip(fused[:plain], a[:plain], b[:plain])]
@@ -322,7 +322,7 @@ def benchmark_protocol(
 def benchmark_suite(
     pairs:int=200, # fused images
     size:int=256,  # side, pixels
-) -> pd.DataFrame: # one row, columns as those of `benchmark_fusion`; peak_mb of the whole process
+) -> pd.DataFrame: # one row, columns as those of benchmark_fusion; peak_mb of the whole process
     "Time and peak memory of every metric on many pairs."
     setup = 'import torch\nfrom medfusion_nb.benchmark import sample_fusions\nfrom medfusion_nb.metrics import evaluate'
     job = f'torch.set_num_threads({torch.get_num_threads()})\nevaluate(*(t.float() for t in sample_fusions({pairs}, {size})), data_range=255.)'
@@ -350,6 +350,7 @@ def _registration_case(home, i, seed, degrees, mm): # row of the table
     return dict(case=i, degrees=turn, mm=np.linalg.norm(t.GetTranslation()), tre_mm=rms_distance(found, true), repeat_mm=rms_distance(found, again),
                 **{k: v for k, v in r._asdict().items() if k not in ('transform', 'rotation_deg', 'translation_mm')}, **seconds)
 
+# %% ../nbs/05_benchmark.ipynb #01266427
 def registration_benchmark(
     cases=200,           # how many, or their numbers
     pairs=None,          # list of (fixed, moving) volumes that are aligned, taken in turn; None: four phantom heads
@@ -374,7 +375,7 @@ def registration_benchmark(
 
 # %% ../nbs/05_benchmark.ipynb #cell-r04
 def registration_summary(
-    df:pd.DataFrame,   # rows of `registration_benchmark`
+    df:pd.DataFrame,   # rows of registration_benchmark
     limit:float=1.,    # mm: a larger error is wrong
     error='tre_mm',    # or 'repeat_mm'
 ) -> pd.Series:
@@ -387,10 +388,10 @@ def registration_summary(
 # %% ../nbs/05_benchmark.ipynb #cell-044
 def benchmark(
     out:str|Path='runs/benchmark', # folder to write to; earlier results there are replaced
-    sizes=(128, 256),              # see `benchmark_fusion`
-    batches=(1, 4),                # see `benchmark_fusion`
-    precisions=('float32', 'bfloat16'), # see `benchmark_fusion`
-    devices=None,                  # see `benchmark_fusion`
+    sizes=(128, 256),              # see benchmark_fusion
+    batches=(1, 4),                # see benchmark_fusion
+    precisions=('float32', 'bfloat16'), # see benchmark_fusion
+    devices=None,                  # see benchmark_fusion
     repeats:int=5,                 # measured calls
     suite:bool=False,              # the whole metrics suite on 200 pairs as well?
     progress:bool=False,           # a progress bar, when standard error is a terminal?

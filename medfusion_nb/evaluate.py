@@ -220,7 +220,7 @@ def score_pairs(
 
 # %% ../nbs/04_evaluate.ipynb #cell-047
 def mean_table(
-    scores:pd.DataFrame,    # result of `score_pairs`
+    scores:pd.DataFrame,    # result of score_pairs
     columns:str='cddfuse',  # 'cddfuse': the eight columns; 'sources': for both sources and each
 ) -> pd.DataFrame:          # methods x columns
     "Means over the pairs; ValueError for an unknown set of columns."
@@ -231,7 +231,7 @@ def mean_table(
     return t if columns == 'cddfuse' else t[sorted(t, key=lambda c: list(SOURCE_METRICS).index(c.split()[0]))]
 
 def ratio_table(
-    scores:pd.DataFrame,  # result of `score_pairs`
+    scores:pd.DataFrame,  # result of score_pairs
     to:str='maximum',     # the method that is 1
 ) -> pd.DataFrame:        # methods x the eight columns
     "The eight columns relative to one method's."
@@ -239,7 +239,7 @@ def ratio_table(
     return t/t.loc[to]
 
 def patient_table(
-    scores:pd.DataFrame,     # result of `score_pairs`
+    scores:pd.DataFrame,     # result of score_pairs
     method:str='network',    # whose row
     to:str='maximum',        # the method that is 1
 ) -> pd.DataFrame:           # one row a patient, then 'all pairs', x the eight columns
@@ -249,7 +249,7 @@ def patient_table(
 
 # %% ../nbs/04_evaluate.ipynb #cell-052
 def comparison(
-    scores:pd.DataFrame,  # result of `score_pairs`
+    scores:pd.DataFrame,  # result of score_pairs
     method:str='network', # compared with each other method
 ) -> pd.DataFrame:        # rows other, metric, variant, n, median_gain (positive: `method` is better), p, p_holm
     "Paired Wilcoxon signed-rank tests of one method with every other, Holm-corrected within each metric."
@@ -257,7 +257,7 @@ def comparison(
     return c.assign(other=c.method, median_gain=-c.median_gain)[['other', 'metric', 'variant', 'n', 'median_gain', 'p', 'p_holm']]
 
 def verdicts(
-    tests:pd.DataFrame, # result of `comparison`
+    tests:pd.DataFrame, # result of comparison
     level:float=.05,    # of significance
 ) -> pd.DataFrame:      # other methods x the eight columns: '+', '-' or '='
     "The sign of each significant difference."
@@ -269,7 +269,7 @@ def verdicts(
 LEADER = dict(EN=4.88/4.47, SD=79.17/84.22, SF=38.14/33.53, MI=2.61/3.63, SCD=1.41/1.50, VIF=.61/.636, Qabf=.68/.629, SSIM=1.34/1.376) # CDDFuse over maximum
 
 def against_leader(
-    scores:pd.DataFrame,  # result of `score_pairs`
+    scores:pd.DataFrame,  # result of score_pairs
     method:str='network', # whose rows
 ) -> pd.DataFrame:        # text, patients, all pairs and the leader x the eight columns: the ratio to the maximum rule, + where it is above the leader's
     "Ratio to the maximum rule by patient and over all pairs, beside that of the published leader (Zhao 2023)."
@@ -291,7 +291,7 @@ def marked(
 
 # %% ../nbs/04_evaluate.ipynb #cell-059
 def report(
-    scores:pd.DataFrame,    # result of `score_pairs`
+    scores:pd.DataFrame,    # result of score_pairs
     to:str='maximum',       # method that the ratios refer to
 ) -> str:                   # text to print
     "The eight columns, their ratios to the maximum, overall and by patient, the tests, and the values for each source."
@@ -312,7 +312,7 @@ def report(
 def guard_table(
     model,           # FusionNet or CompactNet
     ds,              # dataset with items (a, b, name)
-    methods:dict=None, # further methods, as in `score_pairs`
+    methods:dict=None, # further methods, as in score_pairs
     batch_size:int=8,# pairs at a time
 ) -> pd.DataFrame:   # methods x background, above, below (mean grey levels), Nabf
     "What an image adds that no source has: light on black, values beyond both sources, invented edges."
@@ -350,7 +350,7 @@ def finding_table(
 
 # %% ../nbs/04_evaluate.ipynb #cell-062
 def summary(
-    scores:pd.DataFrame, # result of `score_pairs`
+    scores:pd.DataFrame, # result of score_pairs
     confidence:float=.95,# level of the bootstrap intervals
 ) -> dict:               # plain values, ready for JSON
     "Mean, spread, range and bootstrap interval for each method and column; per patient, tests and ranks."
@@ -367,7 +367,7 @@ def summary(
 
 # %% ../nbs/04_evaluate.ipynb #cell-065
 def performance_figure(
-    scores:pd.DataFrame, # result of `score_pairs`
+    scores:pd.DataFrame, # result of score_pairs
 ):                       # matplotlib figure
     "The eight columns of every pair, by method and patient."
     s = scores[scores.variant == 'cdd']
@@ -388,7 +388,7 @@ def performance_figure(
 
 # %% ../nbs/04_evaluate.ipynb #cell-068
 def correlation_table(
-    scores:pd.DataFrame, # result of `score_pairs`
+    scores:pd.DataFrame, # result of score_pairs
 ) -> pd.DataFrame:       # metrics x metrics
     "Spearman correlation of the metrics over methods and pairs, each pair's mean taken off."
     s = scores[scores.variant.isin(['cdd', 'both']) & ~((scores.metric == 'EN') & (scores.variant == 'both'))]
@@ -397,7 +397,7 @@ def correlation_table(
     return (t-t.groupby('pair').transform('mean')).corr('spearman').rename_axis(index=None, columns=None)
 
 def correlation_figure(
-    scores:pd.DataFrame, # result of `score_pairs`
+    scores:pd.DataFrame, # result of score_pairs
 ):                       # matplotlib figure
     "Heat map of `correlation_table`."
     t = correlation_table(scores)
@@ -482,7 +482,7 @@ def one_pair_figures(
     model,                       # FusionNet
     ds,                          # dataset with items (a, b, name)
     name:str,                    # of the pair to show
-    methods:dict=None,           # further methods, as in `score_pairs`
+    methods:dict=None,           # further methods, as in score_pairs
     sources:tuple=('CT', 'MRI'), # what the sources are called
 ) -> dict:                       # file name -> figure
     "Edge analysis and attention of one pair."
@@ -501,7 +501,7 @@ def _png(fig) -> bytes:
 
 def evaluate_pairs(
     model,                           # FusionNet
-    pairs,                           # list of `Pair`, or a dataset or list of items (a, b, name)
+    pairs,                           # list of Pair, or a dataset or list of items (a, b, name)
     out:Path|str=None,               # folder for tables and figures; None: nothing is written
     methods:dict=None,               # further methods: name -> folder of fused images, or function (a, b) -> fused
     patient:Callable=aanlib_patient, # name of a pair -> patient
@@ -539,12 +539,12 @@ def patient_rule(
     return patient
 
 def pairs_of(
-    pairs:list,                      # of `Pair`
+    pairs:list,                      # of Pair
     split:str='valid',               # 'valid', 'test', 'train' (patients of neither) or 'all'
     valid=VALID,                     # patients kept for validation
     test=TEST,                       # patients kept for testing
     patient:Callable=aanlib_patient, # name of a pair -> patient
-) -> list:                           # of `Pair`
+) -> list:                           # of Pair
     "Pairs of one split, by patient; ValueError names the patients found when there is none."
     who = {p.name: patient(p.name) for p in pairs}
     wanted = dict(valid=set(valid), test=set(test), train=set(who.values())-set(valid)-set(test), all=set(who.values()))

@@ -36,7 +36,7 @@ from .data import (CommandParser, Pair, _by_stem, aanlib_patient, add_options, f
 # %% ../nbs/00c_fetch.ipynb #cell-005
 class ImageSet(NamedTuple):
     "A public set of image pairs: what it is, whose terms hold, and which of its files go where."
-    name:str           # what `fetch` is given
+    name:str           # what fetch is given
     pairs:str          # how many pairs of which size, as far as known
     size:str           # of the download, as far as known
     terms:str          # what the owners allow
@@ -47,7 +47,7 @@ class ImageSet(NamedTuple):
     folder:str=''      # folder that it is unpacked into
     files:str=''       # pattern of the files wanted, below the archive's top folder: groups kind, name and, where the owners split, split
     test:tuple=()      # names of the test pairs where the archive has no split
-    sha256:str=None    # digest of the images, see `digest`; None: unknown
+    sha256:str=None    # digest of the images, see digest; None: unknown
     unhashed:str=None  # pattern of names that the digest leaves out
 
 # %% ../nbs/00c_fetch.ipynb #cell-007
@@ -84,7 +84,7 @@ SETS = {s.name: s for s in (
 
 # %% ../nbs/00c_fetch.ipynb #cell-009
 def list_sets(
-    sets:dict=None, # name -> `ImageSet`; None: `SETS`
+    sets:dict=None, # name -> ImageSet; None: `SETS`
 ) -> str:           # a paragraph for each set
     "The public sets as text: pairs, download, terms, citation, and how each is had."
     rows = []
@@ -241,13 +241,14 @@ def _accepted(s, accept): # True where the terms are accepted
     if accept or not (sys.stdin and sys.stdin.isatty()): return accept
     return input('Do you accept these terms? [yes/no] ').strip().lower() in ('y', 'yes')
 
+# %% ../nbs/00c_fetch.ipynb #79f949ea
 def fetch(
-    name:str,             # of a set, see `list_sets`
+    name:str,             # of a set, see list_sets
     out:Path|str='data',  # folder to put it into, as a folder of its own
     accept:bool=False,    # have you read the terms, and accept them?
     progress:bool=False,  # a progress bar, when standard error is a terminal?
-    sets:dict=None,       # name -> `ImageSet`; None: `SETS`
-    **kwargs,             # timeout, tries, pause, most of `download`
+    sets:dict=None,       # name -> ImageSet; None: `SETS`
+    **kwargs,             # timeout, tries, pause, most of download
 ) -> dict:                # folder, pairs, sha256, checked
     "Download a public set into the layout of `00_data`, whole or not at all; raises `ValueError` or `OSError` saying why it cannot be had."
     sets = SETS if sets is None else sets
@@ -280,7 +281,7 @@ def _layout(folder, a=None, b=None): # -> names of the two modality folders, lis
     there = ', '.join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or 'none'
     raise FileNotFoundError(f"{folder}: expected the folders {' or '.join(f'{x} and {y}' for x, y in options)}, found {there}; name others with --a and --b")
 
-def _all_pairs(folder): # -> list of `Pair`s
+def _all_pairs(folder): # -> list of Pairs
     "All pairs of a folder in either layout."
     x, y, splits = _layout(folder)
     return [p for s in splits for p in find_pairs(folder, *(f'{k}/{s}'.rstrip('/') for k in (x, y)))]
@@ -379,6 +380,7 @@ def _look(p): # -> row of the table, thumbnails of both images; raises ValueErro
     row['dy'], row['dx'], row['gain'] = (float(v) for v in pair_shift(a, b))
     return row | dict(shift=float(np.hypot(row['dy'], row['dx']))), (_thumbnail(a), _thumbnail(b))
 
+# %% ../nbs/00c_fetch.ipynb #d26bc11d
 def verify(
     folder:Path|str,       # in one of the layouts of `00_data`
     a:str=None,            # folder of the first modality; None: CT or visible
@@ -406,7 +408,7 @@ def verify(
 
 # %% ../nbs/00c_fetch.ipynb #cell-050
 def verify_text(
-    result:dict,  # of `verify`
+    result:dict,  # of verify
     worst:int=5,  # pairs of the worst alignment to show
     most:int=20,  # problems to show
 ) -> str:         # several lines
@@ -422,8 +424,9 @@ def verify_text(
     lines += [f"{len(result['problems'])} problems:"] + [f'  {p}' for p in result['problems'][:most]] if result['problems'] else ['nothing wrong was found']
     return '\n'.join(lines + [f"  and {len(result['problems']) - most} more"]*(len(result['problems']) > most))
 
+# %% ../nbs/00c_fetch.ipynb #978d5f07
 def worst_figure(
-    result:dict,  # of `verify`
+    result:dict,  # of verify
     worst:int=5,  # pairs
 ):                # matplotlib figure
     "The pairs of the worst alignment as checkerboards of both images: edges must run on from tile to tile."

@@ -95,7 +95,7 @@ def invented_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]
 
 LOSSES['invented'] = invented_loss
 
-# %% ../nbs/03_finetune.ipynb #c349c5ac
+# %% ../nbs/03_finetune.ipynb #1774efb6
 def teacher_loss(teacher): # trained network
     "A loss term: the mean distance to the teacher's fused image (Hinton 2015)."
     teacher.eval().requires_grad_(False)
@@ -128,7 +128,7 @@ def ct_mri(root, # folder with the two modality folders
 
 # %% ../nbs/03_finetune.ipynb #cell-023
 def finetune(root=None, # folder with CT and MRI folders; None: phantoms
-             checkpoint=None, # .pth of phase 1; None: start without it
+             checkpoint=None, # .pth of phase 1; 'full' or 'compact', the networks in the package; None: start without it
              out='runs/finetune', # folder to write to; a run found there is resumed
              cfg=None, # Config; None: the given recipe
              valid=VALID, test=TEST, # patients kept for validation, and never looked at
@@ -141,7 +141,8 @@ def finetune(root=None, # folder with CT and MRI folders; None: phantoms
     if root: train_ds, valid_ds = ct_mri(root, cfg, valid, test, hu)
     else: train_ds, valid_ds = (PhantomDataset(n, seed=s, crop=cfg.crop, augment=n > 8) for n, s in ((32, 0), (8, 1000)))
     if teacher: LOSSES['teacher'] = teacher_loss(teacher)
-    model = load_checkpoint(checkpoint) if checkpoint else new_network(cfg, imagenet)
+    if checkpoint in ('full', 'compact'): model = FusionNet.from_pretrained(checkpoint)
+    else: model = load_checkpoint(checkpoint) if checkpoint else new_network(cfg, imagenet)
     history = train(model, train_ds, valid_ds, cfg, out, 'medical_fusion_finetuned.pth', 'medical_training_curves.png', progress)
     report(load_checkpoint(out/'medical_fusion_finetuned.pth'), whole_images(valid_ds), out)
     return history
@@ -223,7 +224,7 @@ def ship(runs, # phase -> folder of its run, in order; the network of the last o
 @command('medfusion_finetune Dataset/CT-MRI --checkpoint runs/pretrain/fusion_model_fixed.pth --out runs/finetune')
 def medfusion_finetune(
     root:Param('folder with CT/NAME.png and MRI/NAME.png; none: phantoms', str, opt=False, nargs='?')=None,
-    checkpoint:str=None, # .pth of phase 1 (default: start without it)
+    checkpoint:str=None, # .pth of phase 1; full or compact, the networks in the package (default: start without it)
     out:str='runs/finetune', # folder to write to; a run found there is resumed
     epochs:int=None, # passes over the training pairs (given recipe: 20)
     freeze_epochs:int=None, # epochs at the start with frozen encoders (given recipe: 5)

@@ -43,8 +43,8 @@ def pick_device(
 
 # %% ../nbs/06_fuse.ipynb #cell-010
 def which_network(
-    weights=None,         # what was asked for, see `load_model`
-    device:str=None,      # see `pick_device`
+    weights=None,         # what was asked for, see load_model
+    device:str=None,      # see pick_device
     attention:bool=False, # are the attention maps wanted? The compact network has none
 ) -> str:                 # the weights to load
     "What fuses where nothing is asked for: of the two networks in the package the compact one on a CPU, the full one on a GPU and for attention maps."
@@ -55,8 +55,8 @@ def which_network(
 def _shipped(weights, device, dtype): return FusionNet.from_pretrained(weights).to(device, dtype)
 
 def load_model(
-    weights:str|Path=None, # None: see `which_network`; 'full' or 'compact', in the package; a `.pth` file, a folder, or OWNER/NAME on the Hugging Face hub
-    device:str=None,       # see `pick_device`
+    weights:str|Path=None, # None: see which_network; 'full' or 'compact', in the package; a `.pth` file, a folder, or OWNER/NAME on the Hugging Face hub
+    device:str=None,       # see pick_device
     bf16:bool=False,       # convert it to bfloat16?
 ) -> PairNet:              # in eval mode, on the device
     "The network with trained weights; raises `FileNotFoundError` or `ValueError` naming weights that cannot be used."
@@ -137,7 +137,7 @@ def fuse(
     ct,                     # (H,W) array in [0,1], or image file
     mri,                    # the same of the MRI, aligned with the CT
     out:str|Path=None,      # image file to write: .png, .tif, .jpg, .bmp
-    model:FusionNet=None,   # from `load_model`; None: with the weights in the package
+    model:FusionNet=None,   # from load_model; None: with the weights in the package
     bits:int=8,             # 8 or 16 bits a pixel in the file
     force:bool=False,       # overwrite an existing file?
     pair:str='ct-mri',      # see `PAIRS`; of another pair the first image may be in colour
@@ -166,7 +166,7 @@ def attention_figure(
     ct:np.ndarray,    # (H,W) in [0,1]
     mri:np.ndarray,   # (H,W) in [0,1]
     fused:np.ndarray, # (H,W) in [0,1]
-    **kwargs,         # width and dpi, see `show_images`
+    **kwargs,         # width and dpi, see show_images
 ):                    # matplotlib figure
     "Attention to CT and to MRI over the sources, and the weight of the CT over the fused image."
     device = next(model.parameters()).device
@@ -187,7 +187,7 @@ def match_inputs(
     ct:Path,             # image file or folder
     mri:Path,            # the same of the MRI
     names=('CT', 'MRI'), # of the two, in messages
-) -> list:               # `Pair`s
+) -> list:               # Pairs
     "One pair of two files, or the pairs of two folders by name; raises `FileNotFoundError` or `ValueError` naming what does not match."
     for what, p in zip(names, (ct, mri)):
         if not p.exists(): raise FileNotFoundError(f"{what} {p}: no such file or folder")
@@ -205,7 +205,7 @@ def plan(
     figure:bool=False,    # CT, MRI and fused image side by side as well?
     attention:bool=False, # where the network looked as well?
     pair:str='ct-mri',    # see `PAIRS`
-) -> list:                # `Job`s
+) -> list:                # Jobs
     "What would be fused and written; raises `FileNotFoundError` or `ValueError` when the inputs do not fit together."
     if (ct is None) != (mri is None): raise ValueError("one image is not enough: name a CT and an MRI, or neither to fuse the built-in phantom")
     folders = ct is not None and Path(ct).is_dir()
@@ -241,7 +241,7 @@ def staged(
 
 # %% ../nbs/06_fuse.ipynb #cell-045
 def groups(
-    jobs:list,         # `Job`s
+    jobs:list,         # Jobs
     size:int,          # most pairs in a group
     pair:str='ct-mri', # see `PAIRS`
 ):                     # lists of (job, ct, mri)
@@ -264,7 +264,7 @@ def _write(job, paths, model, ct, mri, fused, bits, names):
         if kind == 'attention': attention_figure(model, luminance(ct), mri, fused, width=3.2, dpi=120).savefig(paths[path])
 
 def run_jobs(
-    jobs:list,           # `Job`s
+    jobs:list,           # Jobs
     model:FusionNet,     # the network
     bits:int=8,          # of the fused images
     batch:int=None,      # most pairs at once; None: 16 on a GPU, 1 on a CPU
@@ -290,8 +290,8 @@ def fuse_files(
     figure:bool=False,    # write CT, MRI and fused image side by side as well?
     attention:bool=False, # write where the network looked as well?
     bits:int=8,           # 8 or 16 bits a pixel
-    weights=None,         # see `load_model`
-    device:str=None,      # see `pick_device`
+    weights=None,         # see load_model
+    device:str=None,      # see pick_device
     bf16:bool=False,      # compute in bfloat16?
     batch:int=None,       # most pairs at once; None: 16 on a GPU, 1 on a CPU
     force:bool=False,     # overwrite existing files?
@@ -321,8 +321,8 @@ def fuse_volumes(
     transform=None,              # file with the transform from CT to MRI
     untrusted:bool=False,        # go on with a registration that cannot be trusted?
     any_patient:bool=False,      # fuse scans whose headers name different patients?
-    weights=None, device:str=None, bf16:bool=False, batch:int=None, force:bool=False, progress:bool=False, # see `fuse_files`
-    **kwargs,                    # formats, png, sheet, figure, deidentify of `write_study`
+    weights=None, device:str=None, bf16:bool=False, batch:int=None, force:bool=False, progress:bool=False, # see fuse_files
+    **kwargs,                    # formats, png, sheet, figure, deidentify of write_study
 ) -> list:                       # the files and folders written
     "Fuse two volumes into a study of NIfTI and DICOM; raises `OSError` or `ValueError` naming what cannot be used."
     out = Path(out or 'fused')
@@ -360,6 +360,7 @@ def _volume_options(v):
     v.add_argument('--contact-sheet', action='store_true', help='write a contact sheet as well')
     v.add_argument('--deidentify', action='store_true', help='copy nothing that names the patient or the study into the DICOM files; faces in the pixels stay')
 
+# %% ../nbs/06_fuse.ipynb #885772b3
 def _parser():
     "Options of `medfusion_fuse`."
     p = CommandParser('medfusion_fuse', 'medfusion_fuse CT MRI --out fused --figure', description='Fuse CT and MRI: two images, two folders of images, or two volumes (DICOM, NIfTI). Without arguments: the built-in phantom pair, into fused.png.')
@@ -413,6 +414,7 @@ def _run(**args) -> dict: # the files written, or the series found
     print('\n'.join(f'wrote {p}' for p in written))
     return dict(network=args['weights'], written=written)
 
+# %% ../nbs/06_fuse.ipynb #9a619019
 def medfusion_fuse(
     argv:list=None, # arguments; None: those of the command line
 ):

@@ -144,7 +144,7 @@ def _pad(
 def _filter(
     x:Tensor, # (B,1,H,W)
     k:Tensor, # (n,) applied along both axes
-    mode:str='valid', # see `_pad`
+    mode:str='valid', # see _pad
     kx:Tensor|None=None, # (m,) taps along the rows, when they differ from `k`
 )->Tensor: # (B,1,H',W')
     "Correlate with the separable kernel `k[:,None]*kx[None]` (not flipped)"
@@ -184,7 +184,7 @@ def _along(
 def _moments(
     x:Tensor, y:Tensor, # (B,1,H,W) images
     w:Tensor, # (n,) separable window
-    mode:str='valid', # see `_pad`
+    mode:str='valid', # see _pad
 )->tuple: # means of x and y, variances of x and y, covariance; each (B,1,H',W')
     "Local moments of two images by subtraction"
     n = len(x)
@@ -195,7 +195,7 @@ def _moments(
 def _moments3(
     fused:Tensor, a:Tensor, b:Tensor, # (B,1,H,W) images
     w:Tensor, # (n,) separable window
-    mode:str='valid', # see `_pad`
+    mode:str='valid', # see _pad
     ab:bool=False, # also the covariance of the sources
 )->SimpleNamespace: # means mf ma mb, variances vf va vb, covariances caf cbf (cab)
     "Local moments of a fused image and its sources, each computed once"
@@ -215,7 +215,7 @@ def _ssim_map(
 # %% ../nbs/01a_metrics.ipynb #cell-031
 def _sobel(
     x:Tensor, # (B,1,H,W)
-    mode:str='same', # see `_pad`
+    mode:str='same', # see _pad
 )->tuple: # responses to Sx = [[-1,0,1],[-2,0,2],[-1,0,1]] and Sy = [[-1,-2,-1],[0,0,0],[1,2,1]]
     "Horizontal and vertical Sobel responses (correlation)"
     p = _pad(x, (1, 1), (1, 1), mode)
@@ -605,7 +605,7 @@ def mse(
 def rmse(
     fused:Tensor, a:Tensor, b:Tensor, # (B,1,H,W) fused image and its two sources, in [0, data_range]
     data_range:float=1., # value of white: 1. or 255.
-    variant:str='default', # `rmse`, `vifb`
+    variant:str='default', # rmse, vifb
 )->Tensor: # (B,) grey levels
     "Root mean squared error, mean over the two sources (Jagalingam & Hegde 2015)"
     e = sum(_safe_sqrt((x-fused).square().mean((1, 2, 3))) for x in (a, b))/2
@@ -617,7 +617,7 @@ def rmse(
 def psnr(
     fused:Tensor, a:Tensor, b:Tensor, # (B,1,H,W) fused image and its two sources, in [0, data_range]
     data_range:float=1., # value of white: 1. or 255.
-    variant:str='default', # `psnr`, `cdd`
+    variant:str='default', # psnr, cdd
 )->Tensor: # (B,) dB
     "Peak signal-to-noise ratio against both sources (Jagalingam & Hegde 2015)"
     e = ((a-fused).square().mean((1, 2, 3))+(b-fused).square().mean((1, 2, 3)))/2
@@ -651,7 +651,7 @@ def _min_over_max(
 
 # %% ../nbs/01a_metrics.ipynb #cell-125
 def _ssim_maps(
-    m:SimpleNamespace, # local moments, see `_moments3`
+    m:SimpleNamespace, # local moments, see _moments3
     L:float=255., # data range in the constants
     scale:float=1., # factor on variances: n/(n-1) for the sample covariance
 )->tuple: # SSIM maps of a and of b with the fused image, each (B,1,H',W')
@@ -663,14 +663,14 @@ def _ssim_maps(
 def _moments_by(
     filt, # function of a stack of images: the local mean
     fused:Tensor, a:Tensor, b:Tensor, # (B,1,H,W)
-)->SimpleNamespace: # as `_moments3`
+)->SimpleNamespace: # as _moments3
     "Local moments of a fused image and its sources for any way of taking local means"
     mf, ma, mb, ff, aa, bb, af, bf = filt(torch.cat([fused, a, b, fused*fused, a*a, b*b, a*fused, b*fused])).split(len(a))
     return SimpleNamespace(mf=mf, ma=ma, mb=mb, vf=ff-mf*mf, va=aa-ma*ma, vb=bb-mb*mb, caf=af-ma*mf, cbf=bf-mb*mf)
 
 def _box_moments(
     fused:Tensor, a:Tensor, b:Tensor, # (B,1,H,W), 0..255
-)->SimpleNamespace: # as `_moments3`; single precision for whole grey values in single precision, otherwise double
+)->SimpleNamespace: # as _moments3; single precision for whole grey values in single precision, otherwise double
     "Local moments in the 7 x 7 uniform window, by whole numbers where the images hold 8-bit values"
     x = [fused, a, b]
     whole = fused.dtype==torch.float32 and not any(t.requires_grad or (t!=t.round()).any() for t in x)
@@ -855,7 +855,7 @@ def _matlab_mean(
 def _small_moments(
     fused:Tensor, a:Tensor, b:Tensor, # (B,1,H,W), 0..255
     clean:bool=True, # set variances below 1e-8, and the covariances of such windows, to exactly zero
-)->SimpleNamespace: # as `_moments3`, float64, 7 x 7 Gaussian window
+)->SimpleNamespace: # as _moments3, float64, 7 x 7 Gaussian window
     "Local moments for the similarities without constants"
     f, a, b = (t.double() for t in (fused, a, b))
     if not clean: return _moments_by(_matlab_mean, f, a, b)
@@ -1205,7 +1205,7 @@ def _noise_threshold(
 def _energy(
     spectrum:Tensor, # (B,1,H,W) FFT of an image
     filters:Tensor, # (4,H,W)
-    ratio:Tensor, # see `_noise_threshold`
+    ratio:Tensor, # see _noise_threshold
 )->tuple: # weighted energy above the noise, summed amplitude; each (B,1,H,W)
     "Phase congruency's numerator and denominator at one orientation"
     even, odd = (t.contiguous() for t in torch.view_as_real(torch.fft.ifft2(spectrum*filters[None])).unbind(-1))   # (B,4,H,W)
@@ -1330,7 +1330,7 @@ def evaluate(
 
 # %% ../nbs/01a_metrics.ipynb #cell-265
 def summarise(
-    df:pd.DataFrame, # tidy table of `evaluate`, with a column `method` if there are several
+    df:pd.DataFrame, # tidy table of evaluate, with a column `method` if there are several
     confidence:float=.95, # level of the interval of the mean
     n_resamples:int=2000, # bootstrap resamples
     seed:int=0, # of the bootstrap
@@ -1373,7 +1373,7 @@ def _paired(
 
 # %% ../nbs/01a_metrics.ipynb #cell-270
 def compare(
-    df:pd.DataFrame, # tidy table of `evaluate` with a column `method`, every method scored on the same images
+    df:pd.DataFrame, # tidy table of evaluate with a column `method`, every method scored on the same images
     baseline:str|None=None, # compare all methods with this one only; default: all pairs of methods
 )->pd.DataFrame: # metric, variant, method, other, n, median_gain (positive: method is better), p, p_holm (corrected within the metric)
     "Paired two-sided Wilcoxon signed-rank tests between methods, Holm-corrected (scipy.stats.wilcoxon)"
@@ -1389,7 +1389,7 @@ def compare(
 
 # %% ../nbs/01a_metrics.ipynb #cell-271
 def mean_rank(
-    df:pd.DataFrame, # tidy table of `evaluate` with a column `method`
+    df:pd.DataFrame, # tidy table of evaluate with a column `method`
 )->pd.DataFrame: # methods x metrics, mean rank over the images (1 is best, ties share), and the mean over the metrics, sorted by it
     "Mean rank of each method, by metric and over all metrics"
     ranks = {m if v==next(iter(METRICS[m].variants)) else f'{m}:{v}': t.rank(axis=1, ascending=False).mean() for (m, v), t in _paired(df).items()}

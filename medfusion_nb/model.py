@@ -290,7 +290,7 @@ def read_checkpoint(path): # .pth file
     return ckpt
 
 def build_network(config, # a network's `config`; its key `network` is 'full' (also if missing) or 'compact'
-                  imagenet=False): # start of the large network's encoders, see `FusionNet`
+                  imagenet=False): # start of the large network's encoders, see FusionNet
     "FusionNet or CompactNet of a configuration; ValueError for another name."
     config = dict(config)
     kind = config.pop('network', 'full')
@@ -317,7 +317,7 @@ def quantize(state): # state_dict with float tensors
             out[k+':scale'] = scale
     return out
 
-def dequantize(state): # result of `quantize`
+def dequantize(state): # result of quantize
     "The float32 `state_dict` back from int8 kernels and their scales."
     return {k: w.float()*state[k+':scale'].view(-1, *[1]*(w.ndim-1)) if k+':scale' in state else w
             for k, w in state.items() if not k.endswith(':scale')}
@@ -339,11 +339,11 @@ def save_shipped(model, # FusionNet or CompactNet
     config = dict(network=model.config, sha256=_sha256(file), **info)
     write_atomically(folder/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)+'\n'))
 
-def shipped_file(folder): # folder that `save_shipped` wrote
+def shipped_file(folder): # folder that save_shipped wrote
     "Its file of weights; one that is missing where there is none."
     return next(Path(folder).glob('model.*.safetensors'), Path(folder)/'model.int8.safetensors')
 
-def load_shipped(folder=WEIGHTS): # folder that `save_shipped` wrote
+def load_shipped(folder=WEIGHTS): # folder that save_shipped wrote
     "The network of shipped weights, in eval mode, hash-checked."
     file, config = shipped_file(folder), Path(folder)/'config.json'
     for f in (file, config):

@@ -200,6 +200,7 @@ def plot_history(history): # list of one dict an epoch: epoch, train_loss, valid
     ax.plot(df.epoch, df.train_loss, marker='.', label='training')
     ax.plot(df.epoch, df.valid_loss, marker='.', label='validation')
     ax.set(xlabel='epoch', ylabel='loss')
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     ax.legend()
     return fig
 

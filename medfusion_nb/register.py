@@ -191,6 +191,7 @@ def in_view(
     at = (points - image.GetOrigin()) @ np.reshape(image.GetDirection(), (3, 3))/image.GetSpacing()
     return float(((at >= -.5) & (at <= np.array(image.GetSize()) - .5)).all(1).mean())
 
+# %% ../nbs/00b_register.ipynb #d87e6f15
 @contextmanager
 def _one_thread():
     "The same sums in the same order on every machine."
@@ -214,7 +215,7 @@ def _method(mask, samples=None, seed=0):
     return r
 
 def mutual_information(
-    fixed, moving,         # from `pyramid`
+    fixed, moving,         # from pyramid
     t:sitk.Transform=None, # points of fixed -> points of moving; None: as the headers say
     mm:int=2,              # level, one of `LEVELS`
 ) -> float:                # nats, times the fraction of the head in view
@@ -232,7 +233,7 @@ def mutual_information(
 SAMPLES = {8: None, 4: 8_000, 2: 15_000} # random samples of the head at each level; None: all voxels
 
 def refine(
-    fixed, moving,      # from `pyramid`
+    fixed, moving,      # from pyramid
     t:sitk.Transform,   # rigid start
     mm:int,             # level, one of `LEVELS`
     seed:int=0,         # of the random samples
@@ -252,7 +253,7 @@ def refine(
 
 # %% ../nbs/00b_register.ipynb #cell-035
 def starts(
-    fixed, moving, # from `pyramid`
+    fixed, moving, # from pyramid
 ) -> list:         # rigid transforms
     "27 rotations at each of three translations: headers, geometry, moments."
     out = []
@@ -262,6 +263,7 @@ def starts(
             out.append(_as_euler(*_matrix(t), fixed.center))
     return out
 
+# %% ../nbs/00b_register.ipynb #cb4fc16c
 def _different(ordered, points, mm, n): # transforms, best first
     "The first `n` poses that are more than `mm` away from every better one."
     out, few = [], points[::20]
@@ -272,7 +274,7 @@ def _different(ordered, points, mm, n): # transforms, best first
     return [t for t, _ in out]
 
 def search(
-    fixed, moving,   # from `pyramid`
+    fixed, moving,   # from pyramid
     seed:int=0,      # of the random samples
     keep=(3, 2),     # how many climb at 8 mm and at 4 mm
     bar=None,        # tqdm bar, advanced by sum(keep)
@@ -298,7 +300,7 @@ def _halves(mask): # six masks
             yield like(half, mask)
 
 def half_errors(
-    fixed, moving,      # from `pyramid`
+    fixed, moving,      # from pyramid
     t:sitk.Transform,   # pose in question
     seed:int=0,         # of the random samples
     bar=None,           # tqdm bar, advanced by 6
@@ -311,8 +313,9 @@ def half_errors(
         if bar is not None: bar.update()
     return out
 
+# %% ../nbs/00b_register.ipynb #339f9efd
 def backward_error(
-    fixed, moving,      # from `pyramid`
+    fixed, moving,      # from pyramid
     t:sitk.Transform,   # pose in question
     seed:int=0,         # of the random samples
 ) -> float:             # mm
@@ -322,7 +325,7 @@ def backward_error(
 
 # %% ../nbs/00b_register.ipynb #cell-039
 def prominence(
-    fixed, moving,      # from `pyramid`
+    fixed, moving,      # from pyramid
     t:sitk.Transform,   # pose in question
     mm:float=10.,       # how far the head is moved away
 ) -> float:             # below 1; below 0 when a neighbour is better
@@ -334,7 +337,7 @@ def prominence(
     return 1 - max(mutual_information(fixed, moving, chain(t, m), 4) for m in moves)/max(there, 1e-9)
 
 def overlap(
-    fixed, moving,      # from `pyramid`
+    fixed, moving,      # from pyramid
     t:sitk.Transform,   # points of fixed -> points of moving
 ) -> float:             # 0 to 1
     "Fraction of the smaller of the two heads that lies in the other."
@@ -463,7 +466,7 @@ def checkerboard_figure(
     moved:sitk.Image, # the other volume on the same grid
     tile:float=28.,   # side of a tile, mm
     mm:float=1.,      # pixel, mm
-    **kwargs,         # width and dpi, see `show_images`
+    **kwargs,         # width and dpi, see show_images
 ):                    # matplotlib figure
     "Tiles of both volumes in turn, in three planes through the head; raises `ValueError` for volumes on different grids."
     _check_same_grid(fixed, moved)
@@ -477,7 +480,7 @@ def edge_overlay_figure(
     fixed:sitk.Image, # volume whose outlines are drawn, often the CT
     moved:sitk.Image, # the other volume on the same grid
     mm:float=1.,      # pixel, mm
-    **kwargs,         # width and dpi, see `show_images`
+    **kwargs,         # width and dpi, see show_images
 ):                    # matplotlib figure
     "Outlines of the fixed volume, of the head (blue) and of its brightest class (orange), on the moved one; raises `ValueError` for volumes on different grids."
     _check_same_grid(fixed, moved)

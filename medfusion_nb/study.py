@@ -57,7 +57,7 @@ def head_box(
     ends = [(np.flatnonzero(l)[0], np.flatnonzero(l)[-1] + 1) for l in lines]
     return tuple(slice(max(a - m, 0), min(b + m, n)) for (a, b), m, n in zip(ends, (0, margin, margin), volumes[0].shape))
 
-# %% ../nbs/05a_study.ipynb #05947ac0
+# %% ../nbs/05a_study.ipynb #b98decbb
 def slice_steps(
     volume:np.ndarray, # (z,y,x)
 ) -> np.ndarray:       # (z-1,) mean absolute change
@@ -76,7 +76,7 @@ def steady(
     fused:np.ndarray,          # (z,y,x) in [0,1], changed in place
     ct:np.ndarray,             # the sources
     mri:np.ndarray,
-    ct_cover:np.ndarray=None,  # see `fuse_volume`
+    ct_cover:np.ndarray=None,  # see fuse_volume
     mri_cover:np.ndarray=None,
     sweeps:int=200,            # over all pairs, at most
 ):
@@ -104,7 +104,7 @@ def fuse_volume(
     model:FusionNet,             # the network
     ct:np.ndarray,               # (z,y,x) in [0,1], slices along the first axis
     mri:np.ndarray,              # the same of the MRI
-    ct_cover:np.ndarray=None,    # (z,y,x), 0 outside the CT's field of view, 1 inside, see `cover`; None: all inside
+    ct_cover:np.ndarray=None,    # (z,y,x), 0 outside the CT's field of view, 1 inside, see cover; None: all inside
     mri_cover:np.ndarray=None,   # the same of the MRI
     batch:int=None,              # slices at once; None: 16 on a GPU, 1 on a CPU
     progress:bool=False,         # a progress bar, when standard error is a terminal?
@@ -158,7 +158,7 @@ class Alignment(NamedTuple):
     "How the MRI comes to lie on the CT."
     transform:sitk.Transform # physical point of the CT -> point of the MRI
     source:str               # 'headers', 'file' or 'registration'
-    registration:object      # `Registration`, None for the others
+    registration:object      # Registration, None for the others
     note:str                 # in words
 
 def align(
@@ -207,15 +207,15 @@ def check_patients(ct:Scan, mri:Scan, any_patient:bool=False):
         raise ValueError(f"CT {ct.name} and MRI {mri.name} are of different patients by their headers: check the folders; if it is one person under two numbers, or it is meant, say --any-patient")
 
 def fuse_study(
-    ct:Scan,                  # see `read_volume`
+    ct:Scan,                  # see read_volume
     mri:Scan,
     model:FusionNet,          # the network
     window='brain',           # CT window: preset, or (centre, width) in the units of the CT
-    grid='ct',                # see `common_grid`
-    how:str='auto',           # see `align`
-    transform=None,           # see `align`
-    untrusted:bool=False,     # see `align`
-    any_patient:bool=False,   # see `check_patients`
+    grid='ct',                # see common_grid
+    how:str='auto',           # see align
+    transform=None,           # see align
+    untrusted:bool=False,     # see align
+    any_patient:bool=False,   # see check_patients
     batch:int=None,           # slices at once
     progress:bool=False,      # progress bars?
 ) -> Study:
@@ -237,7 +237,7 @@ def fuse_study(
 
 # %% ../nbs/05a_study.ipynb #cell-026
 def views(
-    study:Study,          # from `fuse_study`
+    study:Study,          # from fuse_study
     point=None,           # physical point, mm; None: the middle of what is not black
     step:float=1.,        # pixels of the pictures, mm
 ) -> list:                # 9 arrays: axial, coronal, sagittal of the CT, then of the MRI, then of the fused volume
@@ -256,15 +256,17 @@ def views(
     return [plane(v, normal) for v in (study.ct, study.mri, study.fused) for normal in (2, 1, 0)]
 
 def views_figure(
-    study:Study,          # from `fuse_study`
-    point=None,           # see `views`
-    **kwargs,             # width and dpi, see `show_images`
+    study:Study,          # from fuse_study
+    point=None,           # see views
+    **kwargs,             # width and dpi, see show_images
 ):                        # the matplotlib figure
     "Axial, coronal and sagittal plane of CT, MRI and fused volume."
     return show_images(views(study, point), [f'{what}, {plane}' for what in ('CT', 'MRI', 'fused') for plane in ('axial', 'coronal', 'sagittal')], ncols=3, **kwargs)
 
 # %% ../nbs/05a_study.ipynb #cell-039
-def is_nifti(path:Path) -> bool: return path.name.lower().endswith(('.nii', '.nii.gz'))
+def is_nifti(path:Path) -> bool:
+    "Does a name end as that of a NIfTI file?"
+    return path.name.lower().endswith(('.nii', '.nii.gz'))
 
 def check_study_output(
     out:Path,         # folder, or .nii or .nii.gz file
@@ -308,7 +310,7 @@ def contact_sheet(
 
 # %% ../nbs/05a_study.ipynb #cell-041
 def write_study(
-    study:Study,                 # from `fuse_study`
+    study:Study,                 # from fuse_study
     out:Path|str,                # folder, or .nii or .nii.gz file
     ct:Scan,                     # the sources, for the headers of the derived series
     mri:Scan,
@@ -317,7 +319,7 @@ def write_study(
     png:bool=False,              # a stack of PNG images as well?
     sheet:bool=False,            # a contact sheet as well?
     figure:bool=False,           # the three planes as well?
-    deidentify:bool=False,       # see `write_dicom`
+    deidentify:bool=False,       # see write_dicom
     force:bool=False,            # replace the result of an earlier run?
 ) -> list:                       # the files and folders written
     "Write the result, all of it or nothing; raises `FileExistsError` or `OSError` where that is not possible."

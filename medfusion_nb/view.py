@@ -52,8 +52,8 @@ def as_stack(
 # %% ../nbs/07_view.ipynb #a1ce53c9
 def check_grid(
     name:str, # of an image
-    x,        # the image, as given to `as_stack`
-    ct,       # the CT, as given to `as_stack`
+    x,        # the image, as given to as_stack
+    ct,       # the CT, as given to as_stack
 ):
     "Raises `ValueError` when two images do not lie on the same grid."
     def size(i): return i.GetSize()[::-1] if isinstance(i, sitk.Image) else np.shape(i)
@@ -94,7 +94,7 @@ ATTENTION = {'attention to CT':'ct 1/4', 'attention to MRI':'mri 1/4', 'weight o
 class Scene:
     "CT, MRI, fused image, attention and differences on one grid; raises `ValueError` when they are not on one."
     def __init__(self,
-        ct,             # what `as_stack` takes, in HU or in [0,1]
+        ct,             # what as_stack takes, in HU or in [0,1]
         mri,            # the same of the MRI, in any unit
         fused=None,     # fused image in [0,1]; None: computed for a pair, left out for a volume
         attention=None, # map in [0,1], or dict name -> map; None: computed for a pair, left out for a volume
@@ -127,7 +127,7 @@ def _set_scales(self:Scene, window):
     self.mri_range = mri_range(sitk.GetImageFromArray(mri)) if _outside(mri) else (0., 1.)
 
 def maps_of(
-    model,          # `FusionNet` or `CompactNet`
+    model,          # FusionNet or CompactNet
     ct, mri,        # (H,W) in [0,1]
 ) -> dict:          # name -> (1,H,W) in [0,1]
     "What a network tells about its choice: the attention maps that it has, by their names here."
@@ -251,6 +251,7 @@ def aspect(self:Scene, orientation) -> float:
     down, across = (mm for a, mm in enumerate(self.spacing) if a != axis)
     return down/across
 
+# %% ../nbs/07_view.ipynb #f532fa06
 @patch
 def figure(self:Scene,
     names,                   # images to show
@@ -325,13 +326,13 @@ class Viewer(W.VBox):
     "Pictures of a scene with controls: slice, plane, images, blend and swipe, window; the values under the cursor."
     def __init__(self,
         scene:Scene,              # what to show
-        show=None,                # see `Scene.check`
+        show=None,                # see Scene.check
         orientation:str='axial',  # one of `PLANES`
         index:int=None,           # slice; None: the middle one
         width:int=320,            # of a picture, pixels on the screen
     ):
         super().__init__()
-        self.scene, self.picture_width, self.cursor, self.drag = scene, width, None, None
+        self.scene, self.picture_width, self.cursor, self.drag, self.before, self.look = scene, width, None, None, 0, None
         self._controls(*scene.check(show, orientation, index), orientation)
         deep = scene.shape[0] > 1
         self.panels = [Panel(lambda event, i=i: self.on_mouse(i, event), wheel=deep) for i in range(len(scene.names))]
@@ -397,9 +398,9 @@ def shown(self:Viewer) -> list:
     return [(self.first.value, self.second.value)]
 
 @patch
-def png(self:Viewer, names) -> bytes:
+def png(self:Viewer, names, index) -> bytes:
     "The picture of a panel."
-    planes = [self.scene.grey(n, self.orientation.value, self.slice.value) for n in names]
+    planes = [self.scene.grey(n, self.orientation.value, index) for n in names]
     maps = [self.scene.scale(n)[2] for n in names]
     if len(names) == 1: return encode(planes[0], maps[0])
     share = self.share.value
@@ -407,19 +408,33 @@ def png(self:Viewer, names) -> bytes:
     return encode(mix(*map(colour, planes, maps), share, self.mode.value))
 
 @patch
+def picture(self:Viewer, names, index): # Future of the PNG
+    "The picture of a panel in the making, or made before; the last 64 of one look are kept."
+    look = self.orientation.value, self.mode.value, self.share.value, self.scene.window
+    if look != self.look: self.look, self.made = look, {}
+    if (names, index) not in self.made: self.made[names, index] = _POOL.submit(self.png, names, index)
+    if len(self.made) > 64: self.made.pop(next(iter(self.made)))
+    return self.made[names, index]
+
+# %% ../nbs/07_view.ipynb #bde93bf7
+@patch
 def redraw(self:Viewer):
     "Make and send the pictures."
-    scene, orientation = self.scene, self.orientation.value
+    scene, orientation, i = self.scene, self.orientation.value, self.slice.value
+    pictures = [self.picture(names, i) for names in self.shown()]
     h, w = (n for a, n in enumerate(scene.shape) if a != PLANES[orientation])
     mixed = self.mode.value != 'side by side'
     width = round(self.picture_width*(1.5 if mixed else 1))
     height = round(width*scene.aspect(orientation)*h/w)
     for box, on in ((self.first, mixed), (self.second, mixed), (self.share, mixed), *((b, not mixed) for b in self.buttons.values())):
         box.layout.display = '' if on else 'none'
-    for panel, data in zip(self.panels, _POOL.map(self.png, self.shown())): panel.show(data, width, height)
+    for panel, picture in zip(self.panels, pictures): panel.show(picture.result(), width, height)
     boxes = tuple(p.box for p in self.panels[:len(self.shown())])
     if boxes != self.pictures.children: self.pictures.children = boxes
     self.annotate()
+    ahead, self.before = 2*i - self.before, i
+    if ahead != i and 0 <= ahead <= self.slice.max:
+        for names in self.shown(): self.picture(names, ahead)
 
 # %% ../nbs/07_view.ipynb #519bcd9d
 @patch
@@ -485,6 +500,7 @@ def has_widgets() -> bool: # True in JupyterLab, Jupyter Notebook and VS Code
     "Does a front end that draws widgets show what this process displays?"
     return getattr(get_ipython(), 'kernel', None) is not None and any(k in os.environ for k in ('JPY_SESSION_NAME', 'VSCODE_PID'))
 
+# %% ../nbs/07_view.ipynb #bdf24edf
 def view(
     ct,                      # (H,W) or (z,y,x) array or tensor in HU or [0,1], SimpleITK.Image, image or volume file
     mri,                     # the same of the MRI, in any unit, on the same grid
@@ -498,7 +514,7 @@ def view(
     width:int=320,           # of a picture of the viewer, pixels on the screen
     model=None,              # network for what is computed; None: the full one of the package, which has attention maps
     widget:bool=None,        # a viewer, or a figure? None: a viewer where a front end can show it
-):                           # `Viewer` or matplotlib figure
+):                           # Viewer or matplotlib figure
     "Show a pair or a volume; raises `FileNotFoundError` or `ValueError` naming what cannot be read, shown, or is on another grid."
     ct, mri, fused = (_read(x, what) for x, what in ((ct, 'CT'), (mri, 'MRI'), (fused, 'fused')))
     scene = Scene(ct, mri, fused, attention, window, spacing, model)

@@ -278,7 +278,7 @@ def phantom_volume(
     size=(256, 256, 150),            # voxels of the CT along x, y, z
     spacing=None,                    # mm; None: 230 x 230 x 180 mm are covered
     seed:int=0,                      # each seed is another head
-    mri_grid:sitk.Image=None,        # grid of the MRI, see `make_grid`; None: that of the CT
+    mri_grid:sitk.Image=None,        # grid of the MRI, see make_grid; None: that of the CT
     misplace:sitk.Transform=None,    # where the head lies in the MRI: point of the CT -> point of the MRI; None: in the same place
     noise:bool=True,                 # 3 HU in the CT, 1.5 % in the MRI
 ) -> PhantomVolume:                  # CT in HU, MRI, truth
@@ -310,7 +310,7 @@ def _floats(x, n): # tuple of n floats, or None
     try: return tuple(map(float, x)) if x is not None and len(x) == n else None
     except (TypeError, ValueError): return None
 
-def _slices(ds) -> list: # `Slice`s
+def _slices(ds) -> list: # Slices
     "The images of a DICOM header: one, or one for each frame."
     def one(frame, position, orientation, spacing, scale):
         return Slice(Path(ds.filename), frame, _floats(position.get('ImagePositionPatient'), 3), _floats(orientation.get('ImageOrientationPatient'), 6),
@@ -330,7 +330,7 @@ class Series:
     modality:str      # CT, MR, PT ...
     description:str   # series description
     headers:list      # pydicom Datasets without pixels, one a file
-    slices:list       # `Slice`s
+    slices:list       # Slices
     size:tuple        # columns, rows
     localizer:bool    # a planning view?
     patients:set      # digests of the patients
@@ -360,9 +360,10 @@ def _header(path:Path): # pydicom Dataset without pixels
     except (EOFError, InvalidDicomError, KeyError, ValueError, TypeError, NotImplementedError, AttributeError) as e:
         raise ValueError(f"cannot read the header of {path} ({e}): the file is truncated or damaged, copy it again") from e
 
+# %% ../nbs/00a_volume.ipynb #c3fd68f7
 def find_series(
     path:Path|str, # DICOM file, or folder, searched with its subfolders
-) -> list:         # `Series`, CT first, then by modality and description
+) -> list:         # Series, CT first, then by modality and description
     "The image series of a folder or a file; raises `FileNotFoundError` when there is none, `ValueError` naming a damaged file."
     path, found = Path(path), {}
     files = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file() and not p.name.startswith('.'))
@@ -380,13 +381,13 @@ def find_series(
 
 # %% ../nbs/00a_volume.ipynb #cell-036
 def list_series(
-    found:list, # `Series`
+    found:list, # Series
 ) -> str:       # one line each
     "Numbered list of series, without any patient data."
     return '\n'.join(f'  {i}: {s}' for i, s in enumerate(found, 1))
 
 def choose_series(
-    found:list,        # `Series`, from `find_series`
+    found:list,        # Series, from find_series
     modality:str=None, # CT or MR; None: any
     pick:str=None,     # number in the list, part of the description, or UID; None: the only one there is
     path='',           # named in messages
@@ -407,7 +408,7 @@ def choose_series(
 # %% ../nbs/00a_volume.ipynb #cell-038
 class Stack(NamedTuple):
     "Slices in order along their normal."
-    slices:list        # `Slice`s
+    slices:list        # Slices
     depth:np.ndarray   # (n,) mm along the normal, rising
     drift:np.ndarray   # (n,2) mm along a row and a column, from the first slice
     axes:np.ndarray    # (3,3) columns: row, column, normal
@@ -469,7 +470,7 @@ class Scan(NamedTuple):
     modality:str       # CT, MR, PT ...; '' when the file does not say
     notes:list         # what was corrected, in words
     headers:list       # pydicom Datasets of the slices, in the order of the volume where nothing was regridded; [] for other formats
-    patients:set       # digests, see `Series`
+    patients:set       # digests, see Series
     name:str           # file or folder, without its path
 
 # %% ../nbs/00a_volume.ipynb #cell-042
@@ -493,7 +494,7 @@ def _image(array, spacing, origin, direction) -> sitk.Image: # array (z,y,x); di
 
 # %% ../nbs/00a_volume.ipynb #cell-043
 def read_series(
-    series:Series, # from `find_series`
+    series:Series, # from find_series
     path='',       # named in messages
 ) -> Scan:
     "Volume of a DICOM series; raises `ValueError` naming what is truncated, missing, or of two patients."
@@ -570,9 +571,10 @@ def write_original(
         written.append(_write_slice(ds, folder/f'{modality}{k:04d}.dcm', k, stored, origin))
     return written
 
+# %% ../nbs/00a_volume.ipynb #78da6121
 def phantom_study(
     folder:Path|str, # the series are written into its subfolders CT and MR
-    **kwargs,        # of `phantom_volume`
+    **kwargs,        # of phantom_volume
 ) -> PhantomVolume:  # what was written, with the truth
     "Write a phantom as a study of two DICOM series; raises `FileExistsError` when the folder is not empty."
     folder, phantom = Path(folder), phantom_volume(**kwargs)
@@ -657,6 +659,7 @@ def is_volume(
     if path.is_dir(): return any(_is_dicom(p) for p in path.rglob('*') if p.is_file() and not p.name.startswith('.'))
     return path.name.lower().endswith(VOLUMES) or (path.is_file() and (zipfile.is_zipfile(path) or _is_dicom(path)))
 
+# %% ../nbs/00a_volume.ipynb #4454200c
 def _finite(image, notes): # image, notes are added to
     "Background where a volume holds no numbers (NaN)."
     a = sitk.GetArrayViewFromImage(image)
@@ -665,7 +668,7 @@ def _finite(image, notes): # image, notes are added to
     notes.append(f'{bad.sum()} voxels that are not numbers were set to the smallest value')
     return like(np.where(bad, a[~bad].min(), a), image)
 
-def _siblings(path:Path) -> list: # `Series`
+def _siblings(path:Path) -> list: # Series
     "The series of a folder; of a file that is one slice, the series it belongs to."
     found = find_series(path)
     if path.is_dir() or len(found[0].slices) > 1: return found
@@ -674,7 +677,7 @@ def _siblings(path:Path) -> list: # `Series`
 def read_volume(
     path:Path|str,     # DICOM folder, multi-frame file or any file of a series, .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd
     modality:str=None, # CT or MR: which series of a folder, and what a file without a modality holds; None: any
-    series:str=None,   # see `choose_series`
+    series:str=None,   # see choose_series
     index:int=None,    # which volume of a 4-D file
     hu:bool=True,      # must a CT be in Hounsfield units?
 ) -> Scan:
@@ -723,6 +726,7 @@ def mri_range(
     black = min(float(np.quantile(air, .5) + 2*(np.quantile(air, .5) - np.quantile(air, .05))), .5*float(cut + low))
     return black, float(np.quantile(head, .995))
 
+# %% ../nbs/00a_volume.ipynb #a186a982
 def mri_unit(
     image:sitk.Image, # MRI, arbitrary units
 ) -> sitk.Image:      # float32 in [0,1]
@@ -752,6 +756,7 @@ def resample(
         if c > 1.2*f and image.GetSize()[i] >= 4: image = sitk.RecursiveGaussian(image, float(np.sqrt(c*c - f*f)/2.355), False, sitk.RecursiveGaussianImageFilter.ZeroOrder, i)
     return sitk.Resample(image, grid, transform or sitk.Transform(), sitk.sitkLinear, outside, sitk.sitkFloat32)
 
+# %% ../nbs/00a_volume.ipynb #1a88ee8a
 def cover(
     image:sitk.Image,              # volume
     grid:sitk.Image,
@@ -784,6 +789,7 @@ def check_folder(
     if not (path/RECORD).is_file(): raise FileExistsError(f"output {path} exists and is not the result of an earlier run: choose another name")
     if not force: raise FileExistsError(f"output {path} exists: choose another name or replace it with --force (force=True)")
 
+# %% ../nbs/00a_volume.ipynb #5de5efb7
 @contextmanager
 def staged_folder(
     path:Path|str,    # folder to write
@@ -887,7 +893,7 @@ def _reference(sop_class, uid):
 # %% ../nbs/00a_volume.ipynb #cell-094
 def write_dicom(
     image:sitk.Image,              # values in [0,1], on the grid of the reference or another in the same space
-    folder:Path,                   # existing folder for the files 0001.dcm ...; see `staged_folder`
+    folder:Path,                   # existing folder for the files 0001.dcm ...; see staged_folder
     reference:Scan,                # whose patient, study, frame of reference and image class the series takes
     other:Scan=None,               # the other source
     transform:sitk.Transform=None, # physical point of the reference -> point of the other source

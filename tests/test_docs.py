@@ -1,4 +1,4 @@
-"""The check of the docs pages finds what it looks for."""
+"""The checks of the docs pages and of the notebooks find what they look for."""
 import importlib.util
 from pathlib import Path
 
@@ -9,12 +9,16 @@ ROOT = Path(__file__).resolve().parents[1]
 SITE = 'https://example.org/lib'
 
 
-@pytest.fixture(scope='module')
-def docs():
-    spec = importlib.util.spec_from_file_location('docs', ROOT/'.ci'/'docs.py')
+def script(name):
+    "A script of .ci as a module."
+    spec = importlib.util.spec_from_file_location(name, ROOT/'.ci'/f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope='module')
+def docs(): return script('docs')
 
 
 def page(docs, folder, name, *markdown, output=None):
@@ -47,6 +51,13 @@ def test_names_that_are_gone_are_found(docs, tmp_path):
     assert [f.split('`')[1] for f in docs.check_names('a', a, {'fuse', 'data'})] == ['melt']
 
 
+def test_what_a_page_would_lose_is_found(docs, tmp_path):
+    def found(first, output): return [*docs.check_whole('a', page(docs, tmp_path, 'a', '## Here', output=output), first)]
+    assert found('# A\n\n> What it is\n\n- order: 1', '```python\nx, # of f\n```\n[`f`](https://x)') == []
+    assert 'An introduction' in found('# A\n\n> What it is\n\nAn introduction', '')[0]
+    assert '`f`' in found('# A', '```python\nx, # of [`f`](https://x)\n```')[0]
+
+
 def test_every_file_of_a_configuration_is_seen(docs):
     config = dict(website=dict(favicon='logo.svg', navbar=dict(left=[dict(text='x', href='a.ipynb')]), sidebar=dict(contents=['b.ipynb', dict(section='S', contents=['c.ipynb'])])))
     assert docs.hrefs(config) == ['logo.svg', 'a.ipynb', 'b.ipynb', 'c.ipynb']
@@ -56,3 +67,9 @@ def test_index_for_language_models_is_in_step(docs):
     "llms.txt has a line for each notebook."
     text = (ROOT/'llms.txt').read_text(encoding='utf-8')
     assert text.startswith('# medfusion_nb\n\n> ') and text.count('\n- [') == len([*(ROOT/'nbs').glob('*.ipynb')])
+
+
+@pytest.mark.parametrize('source, wrong', [('#| slow\nif slow("an hour"): work()', 0), ('#| data\n#| slow\nif data_root() and slow("an hour"):\n    work()', 0), ('#| slow\nwork()', 1), ('#| slow\nwork()\nif slow("an hour"): pass', 1)])
+def test_slow_cells_without_a_guard_are_found(tmp_path, source, wrong):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path/'a.ipynb')
+    assert sum('slow' in w for w in script('notebooks').check_notebook(tmp_path/'a.ipynb')) == wrong

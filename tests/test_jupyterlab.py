@@ -138,9 +138,16 @@ class Notebook:
         for lost in self.page.locator('text=/Error displaying widget|Loading widget|Could not load widget|model not found/').all(): yield f'widget: {lost.inner_text()}'
         yield from self.errors
 
-    def screenshot(self, what):
+    def screenshot(self, what, whole=False):
+        "The window, or the whole notebook as far as Chromium can draw it."
         folder = os.environ.get('MEDFUSION_SCREENSHOTS')
-        if folder: self.page.screenshot(path=Path(folder)/f'{Path(self.name).stem}_{what}.png')
+        if not folder: return
+        notebook = 'document.querySelector(".jp-WindowedPanel-outer")'
+        if whole:
+            self.page.set_viewport_size(dict(width=1400, height=min(16000, 150 + self.page.evaluate(f'() => {notebook}.scrollHeight'))))
+            self.page.evaluate(f'() => {{ {notebook}.scrollTop = 0 }}')
+        self.page.wait_for_timeout(500)
+        self.page.screenshot(path=Path(folder)/f'{Path(self.name).stem}_{what}.png')
 
 
 def test_complaints_are_found(lab, browser):
@@ -172,7 +179,7 @@ def test_run_all(lab, browser, name, request):
         kernels = [p for p in lab.process.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE and any('ipykernel' in a for a in p.cmdline())]
         computed = sum(sum(p.cpu_times()[:4]) for p in kernels)
         nb.page.wait_for_timeout(1000)
-        nb.screenshot('run')
+        nb.screenshot('run', whole=True)
         print(f'{name}: {seconds:.0f} s, {computed:.0f} s of processor time')
         assert list(nb.complaints()) == []
         assert (computed if os.getloadavg()[0] > os.cpu_count() else seconds) < LIMIT
