@@ -95,7 +95,7 @@ def invented_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]
 
 LOSSES['invented'] = invented_loss
 
-# %% ../nbs/03_finetune.ipynb #1774efb6
+# %% ../nbs/03_finetune.ipynb #66dfc82f
 def teacher_loss(teacher): # trained network
     "A loss term: the mean distance to the teacher's fused image (Hinton 2015)."
     teacher.eval().requires_grad_(False)
