@@ -95,7 +95,7 @@ def invented_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]
 
 LOSSES['invented'] = invented_loss
 
-# %% ../nbs/03_finetune.ipynb #2382d7f6
+# %% ../nbs/03_finetune.ipynb #6d528b80
 def teacher_loss(teacher): # trained network
     "A loss term: the mean distance to the teacher's fused image (Hinton 2015)."
     teacher.eval().requires_grad_(False)
@@ -221,7 +221,7 @@ def ship(runs, # phase -> folder of its run, in order; the network of the last o
     save_shipped(full, folder, int8, grey_levels_from_full_precision=round(difference, 4), **info)
     return difference
 
-# %% ../nbs/03_finetune.ipynb #f7cf37c0
+# %% ../nbs/03_finetune.ipynb #edeed992
 LEADER = dict(EN=4.88/4.47, SD=79.17/84.22, SF=38.14/33.53, MI=2.61/3.63, SCD=1.41/1.50, VIF=.61/.636, Qabf=.68/.629, SSIM=1.34/1.376) # CDDFuse over maximum
 
 # %% ../nbs/03_finetune.ipynb #cell-046
