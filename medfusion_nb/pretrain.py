@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from fastcore.script import Param
 from tqdm.auto import tqdm
@@ -213,6 +214,7 @@ def train(model, # FusionNet, changed in place
           curves='training_curves.png', # file of the learning curves
           progress=True): # a progress bar on a terminal, one line an epoch
     "Trains with validation, best model kept, checkpoint and history after every epoch; resumes what `out` holds. Gives the history."
+    AcceleratorState._reset_state() # an earlier run of this process may have had another precision
     acc = Accelerator(mixed_precision=cfg.mixed_precision)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
