@@ -343,9 +343,10 @@ def shipped_file(folder): # folder that save_shipped wrote
     "Its file of weights; one that is missing where there is none."
     return next(Path(folder).glob('model.*.safetensors'), Path(folder)/'model.int8.safetensors')
 
-def load_shipped(folder=WEIGHTS): # folder that save_shipped wrote
+def load_shipped(folder=None): # folder that save_shipped wrote; None: the package's
     "The network of shipped weights, in eval mode, hash-checked."
-    file, config = shipped_file(folder), Path(folder)/'config.json'
+    folder = Path(folder or WEIGHTS)
+    file, config = shipped_file(folder), folder/'config.json'
     for f in (file, config):
         if not f.is_file(): raise FileNotFoundError(f'{f}: missing; install medfusion_nb again, or name weights of your own')
     try: info = json.loads(config.read_text())
