@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data import EXTENSIONS, FusionDataset, Pair, PhantomDataset, aanlib_patient, command, find_pairs, luma, phantom_pair, read_image, write_atomically
-from .finetune import LEADER, TEST, VALID
+from .finetune import LEADER, TEST, VALID, beside_leader
 from .metrics import METRICS, compare, evaluate, mean_rank, summarise
 from .model import CompactNet, FusionNet, attention_maps
 from .pretrain import gradient_magnitude, stronger
@@ -270,8 +270,7 @@ def against_leader(
     method:str='network', # whose rows
 ) -> pd.DataFrame:        # text, patients, all pairs and the leader x the eight columns: the ratio to the maximum rule, + where it is above the leader's
     "Ratio to the maximum rule by patient and over all pairs, beside that of the published leader (Zhao 2023)."
-    t = patient_table(scores, method)
-    text = t.map('{:.3f}'.format)+t.gt(pd.Series(LEADER)).map(lambda ahead: '+' if ahead else ' ')
+    text = beside_leader(patient_table(scores, method))
     text.loc['leader'] = [f'{v:.3f} ' for v in LEADER.values()]
     return text.rename_axis(index=None, columns=None)
 
