@@ -738,7 +738,9 @@ def dataloader(
 # %% ../nbs/00_data.ipynb #cell-137
 @contextmanager
 def one_line_errors(command): # name to put before the message
-    "Turns errors of bad input into one line on standard error and exit code 2, Ctrl-C into exit code 130."
+    "Turns errors of bad input into one line on standard error and exit code 2, Ctrl-C into exit code 130; a `UserWarning` is one line too."
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, *args: f'{command}: warning: {message}\n' if category is UserWarning else plain(message, category, *args)
     try: yield
     except KeyboardInterrupt:
         print(f'\n{command}: interrupted', file=sys.stderr)
@@ -746,6 +748,7 @@ def one_line_errors(command): # name to put before the message
     except (ValueError, OSError, FloatingPointError) as e:
         print(f'{command}: {e}', file=sys.stderr)
         raise SystemExit(2) from None
+    finally: warnings.formatwarning = plain
 
 # %% ../nbs/00_data.ipynb #cell-140
 EXIT_CODES = """exit codes:

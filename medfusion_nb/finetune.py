@@ -26,7 +26,7 @@ from fastcore.script import Param
 
 from .data import FusionDataset, PhantomDataset, command, find_pairs, phantom_pair, split_by_patient, write_atomically
 from .metrics import METRICS, evaluate
-from .model import WEIGHTS, FusionNet, build_network, dequantize, fuse_arrays, load_checkpoint, quantize, read_checkpoint, save_shipped
+from .model import WEIGHTS, FusionNet, build_network, dequantize, emulates_bf16, fuse_arrays, load_checkpoint, quantize, read_checkpoint, save_shipped
 from .pretrain import LOSSES, Config, device_line, gradients, new_network, options, train
 
 # %% ../nbs/03_finetune.ipynb #cell-006
@@ -106,7 +106,7 @@ def _teacher(device):
 
 def teacher_loss(fused, ct, mri): # each (B,1,H,W) in [0,1]
     "Mean distance to what the large network in the package draws (Hinton 2015)."
-    with torch.no_grad(), torch.autocast(ct.device.type, torch.bfloat16): drawn = _teacher(ct.device)(ct, mri)
+    with torch.no_grad(), torch.autocast(ct.device.type, torch.bfloat16, enabled=not emulates_bf16(ct.device)): drawn = _teacher(ct.device)(ct, mri)
     return F.l1_loss(fused, drawn)
 
 LOSSES['teacher'] = teacher_loss

@@ -25,7 +25,7 @@ from matplotlib import colormaps
 from tqdm import tqdm
 
 from .data import EXTENSIONS, WINDOWS, CommandParser, Pair, find_pairs, get_window, phantom_pair, read_image, run_command, show_images, write_image
-from .model import FusionNet, PairNet, attention_maps, fuse_arrays
+from .model import FusionNet, PairNet, attention_maps, fuse_arrays, use_bf16
 from .study import check_study_output, fuse_batch, fuse_study, write_study
 from .volume import find_series, is_volume, list_series, read_volume
 
@@ -57,10 +57,11 @@ def _shipped(weights, device, dtype): return FusionNet.from_pretrained(weights).
 def load_model(
     weights:str|Path=None, # None: see which_network; 'full' or 'compact', in the package; a `.pth` file, a folder, or OWNER/NAME on the Hugging Face hub
     device:str=None,       # see pick_device
-    bf16:bool=False,       # convert it to bfloat16?
+    bf16:bool=False,       # convert it to bfloat16, where the processor has it?
 ) -> PairNet:              # in eval mode, on the device
     "The network with trained weights; raises `FileNotFoundError` or `ValueError` naming weights that cannot be used."
-    device, dtype = pick_device(device), torch.bfloat16 if bf16 else torch.float32
+    device = pick_device(device)
+    dtype = torch.bfloat16 if use_bf16(bf16, device) else torch.float32
     weights = which_network(weights, device.type)
     if weights in ('full', 'compact'): return _shipped(weights, device, dtype)
     if not (Path(weights).exists() or re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', str(weights))):
@@ -372,7 +373,7 @@ def _parser():
     p.add_argument('--force', action='store_true', help='overwrite existing files')
     p.add_argument('--weights', help='full or compact, the two networks in the package; a .pth file, a folder, or OWNER/NAME on the Hugging Face hub (default: compact on a CPU, full on a GPU and for --attention)')
     p.add_argument('--device', help='cpu, cuda or cuda:NUMBER (default: a GPU where there is one)')
-    p.add_argument('--bf16', action='store_true', help='compute in bfloat16: faster on most processors, the same to within 8-bit rounding')
+    p.add_argument('--bf16', action='store_true', help='compute in bfloat16 where the processor has it: faster, equal to 8-bit rounding')
     p.add_argument('--batch-size', type=int, dest='batch', metavar='N', help='most pairs or slices at once (default: 16 on a GPU, 1 on a CPU)')
     image = p.add_argument_group('images')
     image.add_argument('--bits', type=int, choices=(8, 16), default=8, help='bits a pixel of the fused image (default: 8)')

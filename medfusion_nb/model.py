@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'WEIGHTS', 'imagenet_state', 'grey_kernel', 'Encoder', 'SpatialAttention', 'ChannelAttention',
            'conv_block', 'AttentionGate', 'FeatureFusion', 'UpBlock', 'source_bounds', 'Bound', 'pixels', 'blend_layer',
-           'blend', 'DetailHead', 'PairNet', 'FusionNet', 'Residual', 'CompactNet', 'atomic_save', 'save_checkpoint',
-           'read_checkpoint', 'build_network', 'load_checkpoint', 'quantize', 'dequantize', 'save_shipped',
-           'shipped_file', 'load_shipped', 'attention_maps', 'fuse_arrays']
+           'blend', 'DetailHead', 'PairNet', 'FusionNet', 'emulates_bf16', 'use_bf16', 'Residual', 'CompactNet',
+           'atomic_save', 'save_checkpoint', 'read_checkpoint', 'build_network', 'load_checkpoint', 'quantize',
+           'dequantize', 'save_shipped', 'shipped_file', 'load_shipped', 'attention_maps', 'fuse_arrays']
 
 # %% ../nbs/01_model.ipynb #cell-003
 import hashlib
@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from fastcore.basics import patch
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import load_file, save_file
@@ -39,7 +38,8 @@ def imagenet_state(backbone='resnet34', # resnet18, resnet34 or resnet50
     if source is not True:
         if not Path(source).is_file(): raise FileNotFoundError(f'{source}: no such file of {backbone} weights')
         return torch.load(source, map_location='cpu', weights_only=True)
-    weights = getattr(torchvision.models, BACKBONES[backbone]).IMAGENET1K_V1
+    from torchvision import models
+    weights = getattr(models, BACKBONES[backbone]).IMAGENET1K_V1
     try: return weights.get_state_dict(progress=False, check_hash=True, map_location='cpu', weights_only=True)
     except (urllib.error.URLError, OSError) as e:
         warnings.warn(f'ImageNet weights of {backbone} could not be downloaded ({e}): the encoder starts from random weights. '
@@ -61,8 +61,9 @@ class Encoder(nn.Module):
                  imagenet=True, # start from ImageNet weights: True, False, or the path of a `state_dict`
                  grey_init='mean'): # how a one-channel `conv1` comes from the RGB kernel: 'mean' or 'sum'
         super().__init__()
+        from torchvision import models
         state = imagenet_state(backbone, imagenet)
-        net = getattr(torchvision.models, backbone)(weights=None)
+        net = getattr(models, backbone)(weights=None)
         if state is not None: net.load_state_dict(state)
         if channels == 1:
             kernel = grey_kernel(net.conv1.weight.detach(), grey_init)
@@ -233,6 +234,18 @@ def _check_inputs(ct, mri):
     if ct.shape[0] != mri.shape[0] or ct.shape[2:] != mri.shape[2:]: raise ValueError(f'{shapes}: batch and size must be equal')
     if not (ct.is_floating_point() and mri.is_floating_point()): raise ValueError(f'ct {ct.dtype}, mri {mri.dtype}: expected floats in [0,1]')
 
+# %% ../nbs/01_model.ipynb #b16e0001
+def emulates_bf16(device): # torch.device, or its name
+    "Whether bfloat16 is only emulated there, far slower than float32: on a CPU without AVX-512 or the like."
+    mkldnn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported')
+    return torch.device(device).type == 'cpu' and not (mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+def use_bf16(wanted, device): # asked for? and torch.device, or its name
+    "Whether to compute in bfloat16: as asked for, but with a warning not where it is emulated."
+    if not (wanted and emulates_bf16(device)): return wanted
+    warnings.warn('this processor has no bfloat16 arithmetic, imitating it would take far longer: computing in float32', stacklevel=3)
+    return False
+
 # %% ../nbs/01_model.ipynb #571ecf04
 class Residual(nn.Module):
     "Two convolutions and a shortcut (He 2016)."
@@ -388,7 +401,7 @@ def attention_maps(model, # FusionNet
 def fuse_arrays(model, # FusionNet
                 ct, # (H,W) or (H,W,3) array in [0,1]
                 mri, # (H,W) array in [0,1]
-                bf16=False): # compute in bfloat16: about twice as fast, within the rounding of 8 bits
+                bf16=False): # compute in bfloat16: about twice as fast where the processor has it, within the rounding of 8 bits
     "Fused image (H,W), float32 in [0,1], of two arrays on the model's device; ValueError for wrong shapes or ranges."
     device = next(model.parameters()).device
     for k, x in dict(ct=ct, mri=mri).items():
@@ -398,4 +411,4 @@ def fuse_arrays(model, # FusionNet
     b = torch.as_tensor(np.ascontiguousarray(mri), dtype=torch.float32, device=device)
     a = a.permute(2, 0, 1)[None] if a.ndim == 3 else a[None,None]
     model.eval()
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16): return model(a, b[None,None])[0,0].float().cpu().numpy()
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(bf16, device)): return model(a, b[None,None])[0,0].float().cpu().numpy()

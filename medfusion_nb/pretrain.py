@@ -10,6 +10,7 @@ __all__ = ['SHIPPED', 'LOSSES', 'Config', 'content_loss', 'metric_loss', 'struct
 
 # %% ../nbs/02_pretrain.ipynb #cell-003
 import math
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 
 from .data import FusionDataset, PhantomDataset, command, dataloader, llvip_pairs, luma, write_atomically
 from .metrics import METRICS, gaussian_window
-from .model import FusionNet, atomic_save, build_network, load_checkpoint, read_checkpoint, save_checkpoint
+from .model import FusionNet, atomic_save, build_network, emulates_bf16, load_checkpoint, read_checkpoint, save_checkpoint
 
 # %% ../nbs/02_pretrain.ipynb #cell-006
 @dataclass
@@ -216,6 +217,7 @@ def train(model, # FusionNet, changed in place
     "Trains with validation, best model kept, checkpoint and history after every epoch; resumes what `out` holds. Gives the history."
     AcceleratorState._reset_state() # an earlier run of this process may have had another precision
     acc = Accelerator(mixed_precision=cfg.mixed_precision)
+    if cfg.mixed_precision == 'bf16' and emulates_bf16(acc.device): warnings.warn('this processor only imitates bfloat16, far slower than float32: start anew with --mixed-precision no', stacklevel=2)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     train_dl = dataloader(train_ds, cfg.batch_size, shuffle=True, workers=cfg.workers, seed=cfg.seed, drop_last=len(train_ds) >= cfg.batch_size)
