@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLANES', 'EDGES', 'ATTENTION', 'as_stack', 'check_grid', 'cut', 'to_pixel', 'to_voxel', 'Scene', 'maps_of', 'colour',
-           'encode', 'mix', 'Panel', 'drawing', 'Viewer', 'has_widgets', 'view']
+           'encode', 'mix', 'Panel', 'picture_row', 'drawing', 'Viewer', 'has_widgets', 'view']
 
 # %% ../nbs/07_view.ipynb #95b3696e
 import os
@@ -277,21 +277,22 @@ def figure(self:Scene,
     return fig
 
 # %% ../nbs/07_view.ipynb #b2b905e7
-class Panel:
-    "A picture, a drawing over it, and the mouse events of both."
+class Panel(W.HTML):
+    "What is drawn over a picture, and the mouse events of both."
     def __init__(self, on_event, wheel):
-        self.picture, self.drawing = W.Image(format='png'), W.HTML()
-        self.box = W.Box([self.picture, self.drawing])
-        for w in (self.picture, self.drawing): w.layout = W.Layout(grid_area='1 / 1', margin='0', width='100%', height='100%', max_width='100%')
-        self.box.layout = W.Layout(display='grid', margin='2px', overflow='hidden', flex='0 0 auto')
+        super().__init__(layout=W.Layout(margin='2px', overflow='hidden', flex='0 0 auto'))
         events = ['mousemove', 'mousedown', 'mouseup'] + ['wheel']*wheel
-        self.events = Event(source=self.box, watched_events=events, wait=30, throttle_or_debounce='throttle', prevent_default_action=True)
+        self.events = Event(source=self, watched_events=events, wait=30, throttle_or_debounce='throttle', prevent_default_action=True)
         self.events.on_dom_event(on_event)
 
-    def show(self, data, width, height): # PNG; pixels on the screen
-        "Put a picture into the panel."
-        self.width, self.height, self.picture.value = width, height, data
-        self.box.layout.width, self.box.layout.height = f'{width}px', f'{height}px'
+def picture_row(
+    pngs,          # bytes of each picture
+    width, height, # of each on the screen, pixels
+) -> str:          # HTML
+    "Pictures in a row that wraps where the page ends, as a box of panels does."
+    style = f'width:{width}px;height:{height}px;max-width:none;margin:2px;flex:0 0 auto'
+    images = (f'<img style="{style}" src="data:image/png;base64,{b64encode(png).decode()}">' for png in pngs)
+    return f'<div style="display:flex;flex-flow:row wrap">{"".join(images)}</div>'
 
 # %% ../nbs/07_view.ipynb #05376ee6
 _TEXT = 'font:12px sans-serif;fill:white;stroke:black;stroke-width:3px;paint-order:stroke'
@@ -335,10 +336,11 @@ class Viewer(W.VBox):
         self.scene, self.picture_width, self.cursor, self.drag, self.before, self.look = scene, width, None, None, 0, None
         self._controls(*scene.check(show, orientation, index), orientation)
         deep = scene.shape[0] > 1
-        self.panels = [Panel(lambda event, i=i: self.on_mouse(i, event), wheel=deep) for i in range(len(scene.names))]
-        self.pictures = W.Box(layout=W.Layout(flex_flow='row wrap'))
+        self.panels = [Panel(lambda event: self.on_mouse(event), wheel=deep) for _ in scene.names]
+        self.pictures, self.over = W.HTML(), W.Box(layout=W.Layout(flex_flow='row wrap'))
+        for w in (self.pictures, self.over): w.layout.grid_area, w.layout.margin = '1 / 1', '0'
         self.children = [*([W.HBox([self.orientation, self.slice])] if deep else []), W.HBox([self.mode, *self.buttons.values()], layout=W.Layout(flex_flow='row wrap', align_items='center')),
-                         W.HBox([self.first, self.second, self.share]), W.HBox([self.preset, self.window_center, self.window_width]), self.pictures, self.readout]
+                         W.HBox([self.first, self.second, self.share]), W.HBox([self.preset, self.window_center, self.window_width]), W.Box([self.pictures, self.over], layout=W.Layout(display='grid')), self.readout]
         self._observe()
         self.redraw()
 
@@ -425,12 +427,12 @@ def redraw(self:Viewer):
     h, w = (n for a, n in enumerate(scene.shape) if a != PLANES[orientation])
     mixed = self.mode.value != 'side by side'
     width = round(self.picture_width*(1.5 if mixed else 1))
-    height = round(width*scene.aspect(orientation)*h/w)
+    self.size = width, round(width*scene.aspect(orientation)*h/w)
     for box, on in ((self.first, mixed), (self.second, mixed), (self.share, mixed), *((b, not mixed) for b in self.buttons.values())):
         box.layout.display = '' if on else 'none'
-    for panel, picture in zip(self.panels, pictures): panel.show(picture.result(), width, height)
-    boxes = tuple(p.box for p in self.panels[:len(self.shown())])
-    if boxes != self.pictures.children: self.pictures.children = boxes
+    self.pictures.value = picture_row([p.result() for p in pictures], *self.size)
+    for panel in self.panels: panel.layout.width, panel.layout.height = (f'{n}px' for n in self.size)
+    if len(pictures) != len(self.over.children): self.over.children = self.panels[:len(pictures)]
     self.annotate()
     ahead, self.before = 2*i - self.before, i
     if ahead != i and 0 <= ahead <= self.slice.max:
@@ -444,14 +446,15 @@ def annotate(self:Viewer):
     if self.cursor: # it stays where it is in the plane, and follows the slice
         self.cursor = tuple(i if a == PLANES[orientation] else c for a, c in enumerate(self.cursor))
     h, w = (n for a, n in enumerate(scene.shape) if a != PLANES[orientation])
+    width, height = self.size
     for panel, names in zip(self.panels, self.shown()):
         cross = None
         if self.cursor:
             row, col = to_pixel(self.cursor, orientation, scene.shape[0])
-            cross = (col + .5)*panel.width/w, (row + .5)*panel.height/h
+            cross = (col + .5)*width/w, (row + .5)*height/h
         scales = [scene.scale(n) for n in names]
-        panel.drawing.value = drawing(panel.width, panel.height, ' | '.join(map(scene.title, names)), EDGES[orientation] if scene.oriented else '',
-            next((s for s in scales if s[2] != 'gray'), None), cross, (1 - self.share.value)*panel.width if self.mode.value == 'swipe' else None)
+        panel.value = drawing(width, height, ' | '.join(map(scene.title, names)), EDGES[orientation] if scene.oriented else '',
+            next((s for s in scales if s[2] != 'gray'), None), cross, (1 - self.share.value)*width if self.mode.value == 'swipe' else None)
     if self.cursor: self._read()
 
 @patch
@@ -465,24 +468,24 @@ def _read(self:Viewer):
 
 # %% ../nbs/07_view.ipynb #e0a29126
 @patch
-def on_mouse(self:Viewer, i, event):
-    "React to a mouse event of panel `i`."
-    panel, axis = self.panels[i], PLANES[self.orientation.value]
+def on_mouse(self:Viewer, event):
+    "React to a mouse event of any panel."
+    axis = PLANES[self.orientation.value]
     fx, fy = (min(max(event[f'relative{a}']/max(event[f'boundingRect{s}'], 1), 0), .999999) for a, s in (('X', 'Width'), ('Y', 'Height')))
     h, w = (n for a, n in enumerate(self.scene.shape) if a != axis)
     if event['type'] == 'wheel':
         self.slice.value = min(max(self.slice.value + (1 if event['deltaY'] > 0 else -1), 0), self.slice.max)
     elif event['type'] == 'mousedown':
-        line = self.mode.value == 'swipe' and abs(fx - (1 - self.share.value))*panel.width < 12
+        line = self.mode.value == 'swipe' and abs(fx - (1 - self.share.value))*self.size[0] < 12
         self.drag = (fx, fy, *self.scene.window, line, event.get('timeStamp', 0))
     elif self.drag and event.get('timeStamp', np.inf) >= self.drag[-1]:
-        if event.get('buttons') or event['type'] == 'mouseup': self._dragged(fx, fy, panel)
+        if event.get('buttons') or event['type'] == 'mouseup': self._dragged(fx, fy)
         if not event.get('buttons'): self.drag = None
     self.cursor = to_voxel(int(fy*h), int(fx*w), self.orientation.value, self.slice.value, self.scene.shape[0])
     self.annotate()
 
 @patch
-def _dragged(self:Viewer, fx, fy, panel):
+def _dragged(self:Viewer, fx, fy):
     "Move the line of a swipe, or change the window."
     x, y, center, width, line, _ = self.drag
     if line: self.share.value = 1 - fx
