@@ -217,7 +217,7 @@ def train(model, # FusionNet, changed in place
     "Trains with validation, best model kept, checkpoint and history after every epoch; resumes what `out` holds. Gives the history."
     AcceleratorState._reset_state() # an earlier run of this process may have had another precision
     acc = Accelerator(mixed_precision=cfg.mixed_precision)
-    if cfg.mixed_precision == 'bf16' and emulates_bf16(acc.device): warnings.warn('this processor only imitates bfloat16, far slower than float32: start anew with --mixed-precision no', stacklevel=2)
+    if cfg.mixed_precision == 'bf16' and acc.is_main_process and emulates_bf16(acc.device): warnings.warn('this processor only imitates bfloat16, far slower than float32: start anew with --mixed-precision no', stacklevel=2)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     train_dl = dataloader(train_ds, cfg.batch_size, shuffle=True, workers=cfg.workers, seed=cfg.seed, drop_last=len(train_ds) >= cfg.batch_size)
