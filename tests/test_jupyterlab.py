@@ -41,6 +41,13 @@ head = phantom_pair(512, seed=3)
 ct, mri = (np.stack([np.roll(x, 6*i, 1) for i in range(16)]) for x in (head.ct_hu, head.mri))
 view(ct, mri, 1 - mri, attention=mri[:, ::-1], index=8, width=512)
 '''
+LABEL = '''
+import ipywidgets as W
+slider, label = W.IntSlider(8, max=15), W.HTML()
+def redraw(_=None): label.value = f'{slider.value} <img src="data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7">'
+slider.observe(redraw, 'value'); redraw()
+W.VBox([slider, label])
+'''
 PICTURES = '.jp-OutputArea .widget-html-content img'
 BROKEN = ('import warnings; warnings.warn("odd")', '1/0')
 
@@ -52,7 +59,7 @@ def lab(tmp_path_factory):
     shutil.copytree(ROOT/'nbs', tmp/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_proc'))
     v4, python = nbformat.v4, dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
     lost = v4.new_output('display_data', {'application/vnd.jupyter.widget-view+json': dict(model_id='0'*32, version_major=2, version_minor=0)})
-    for name, cells in dict(viewer=[v4.new_code_cell(VIEWER)], broken=[v4.new_code_cell('1', outputs=[lost]), *map(v4.new_code_cell, BROKEN)]).items():
+    for name, cells in dict(viewer=[v4.new_code_cell(VIEWER)], label=[v4.new_code_cell(LABEL)], broken=[v4.new_code_cell('1', outputs=[lost]), *map(v4.new_code_cell, BROKEN)]).items():
         nbformat.write(v4.new_notebook(cells=cells, metadata=python), tmp/'nbs'/f'{name}.ipynb')
     settings = tmp/'settings'/'@jupyterlab'
     for plugin, value in {'notebook-extension/tracker': dict(windowingMode='none'), 'apputils-extension/notification': dict(fetchNews='false')}.items():
@@ -186,15 +193,26 @@ def test_run_all(lab, browser, name, request):
         assert (computed if os.getloadavg()[0] > os.cpu_count() else seconds) < LIMIT
 
 
-@pytest.fixture(scope='module')
-def viewer(lab, browser):
-    "A viewer of sixteen slices of 512 x 512, in a notebook of its own; its slices differ by a shift of 6 pixels."
-    with Notebook(lab, browser, 'viewer.ipynb') as nb:
+def watch(lab, browser, name):
+    "A notebook whose only cell shows pictures below a slider."
+    with Notebook(lab, browser, name) as nb:
         nb.run_all()
         nb.page.wait_for_selector(PICTURES, timeout=30_000)
         assert list(nb.complaints()) == []
         nb.slider = nb.page.locator('.jp-OutputArea .widget-hslider').nth(0).locator('.noUi-handle')
         yield nb
+
+
+@pytest.fixture(scope='module')
+def viewer(lab, browser):
+    "A viewer of sixteen slices of 512 x 512, in a notebook of its own; its slices differ by a shift of 6 pixels."
+    yield from watch(lab, browser, 'viewer.ipynb')
+
+
+@pytest.fixture
+def label(lab, browser):
+    "A label that says where its slider stands, beside an image of one pixel."
+    yield from watch(lab, browser, 'label.ipynb')
 
 
 def pictures(nb):
@@ -231,20 +249,26 @@ def test_slider_moves_the_pictures(viewer):
     viewer.screenshot('slider')
 
 
-def test_slider_to_picture(viewer):
-    "From the key on the slider to the frame after the last of three pictures of 512 x 512: median of the quietest of five series, as other programs also run on the machine."
-    viewer.page.evaluate('''() => { window.times = []; let start = 0, left = 0;
-        document.addEventListener("keydown", () => { start = performance.now(); left = 3 }, true);
-        document.addEventListener("load", () => { if (--left === 0) requestAnimationFrame(() => times.push(performance.now() - start)) }, true) }''')
-    viewer.slider.focus()
+def slider_to_frame(nb, images):
+    "From the key on the slider to the frame after the last image has loaded: five medians of ten, ms."
+    nb.page.evaluate('''images => { window.times = []; let start = 0, left = 0;
+        document.addEventListener("keydown", () => { start = performance.now(); left = images }, true);
+        document.addEventListener("load", () => { if (--left === 0) requestAnimationFrame(() => times.push(performance.now() - start)) }, true) }''', images)
+    nb.slider.focus()
     for i in range(50):
-        viewer.page.keyboard.press('ArrowRight' if (i//5) % 2 else 'ArrowLeft')
-        viewer.page.wait_for_function(f'() => times.length == {i + 1}', polling=10)
-        viewer.page.wait_for_timeout(50)
-    series = np.median(np.reshape(viewer.page.evaluate('() => times'), (5, 10)), 1)
-    measured = f'slider to three pictures, medians of ten: {", ".join(f"{m:.0f}" for m in series)} ms'
-    print(measured)
-    assert series.min() < 1000 # the time itself (aim: 50 ms) is read from the line above, on a quiet machine
+        nb.page.keyboard.press('ArrowRight' if (i//5) % 2 else 'ArrowLeft')
+        nb.page.wait_for_function(f'() => times.length == {i + 1}', polling=10)
+        nb.page.wait_for_timeout(50)
+    return np.median(np.reshape(nb.page.evaluate('() => times'), (5, 10)), 1)
+
+
+def test_slider_to_picture(viewer, label):
+    "Three pictures of 512 x 512 beside a label of a few bytes, which is what JupyterLab itself needs; in series, as other programs also run on the machine."
+    for what, nb, images in (('a label', label, 1), ('three pictures', viewer, 3)):
+        nb.page.bring_to_front()
+        series = slider_to_frame(nb, images)
+        print(f'slider to {what}, medians of ten: {", ".join(f"{m:.0f}" for m in series)} ms')
+        assert series.min() < 1000 # the time itself (aim: 50 ms) is read from the lines above, on a quiet machine
 
 
 def toggle(nb, name): nb.page.locator('.jp-OutputArea .widget-toggle-button, .jp-OutputArea .widget-toggle-buttons button').get_by_text(name, exact=True).click()
