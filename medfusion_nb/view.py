@@ -277,10 +277,12 @@ def figure(self:Scene,
     return fig
 
 # %% ../nbs/07_view.ipynb #b2b905e7
+_MARGIN, _FLEX = '2px', '0 0 auto' # of a picture and of the panel over it: they flow alike and stay in place
+
 class Panel(W.HTML):
-    "What is drawn over a picture, and the mouse events of both."
+    "What is drawn over a picture, and the mouse events there."
     def __init__(self, on_event, wheel):
-        super().__init__(layout=W.Layout(margin='2px', overflow='hidden', flex='0 0 auto'))
+        super().__init__(layout=W.Layout(margin=_MARGIN, flex=_FLEX, overflow='hidden'))
         events = ['mousemove', 'mousedown', 'mouseup'] + ['wheel']*wheel
         self.events = Event(source=self, watched_events=events, wait=30, throttle_or_debounce='throttle', prevent_default_action=True)
         self.events.on_dom_event(on_event)
@@ -290,7 +292,7 @@ def picture_row(
     width, height, # of each on the screen, pixels
 ) -> str:          # HTML
     "Pictures in a row that wraps where the page ends, as a box of panels does."
-    style = f'width:{width}px;height:{height}px;max-width:none;margin:2px;flex:0 0 auto'
+    style = f'width:{width}px;height:{height}px;max-width:none;margin:{_MARGIN};flex:{_FLEX}'
     images = (f'<img style="{style}" src="data:image/png;base64,{b64encode(png).decode()}">' for png in pngs)
     return f'<div style="display:flex;flex-flow:row wrap">{"".join(images)}</div>'
 
@@ -339,8 +341,9 @@ class Viewer(W.VBox):
         self.panels = [Panel(lambda event: self.on_mouse(event), wheel=deep) for _ in scene.names]
         self.pictures, self.over = W.HTML(), W.Box(layout=W.Layout(flex_flow='row wrap'))
         for w in (self.pictures, self.over): w.layout.grid_area, w.layout.margin = '1 / 1', '0'
+        layers = W.Box([self.pictures, self.over], layout=W.Layout(display='grid'))
         self.children = [*([W.HBox([self.orientation, self.slice])] if deep else []), W.HBox([self.mode, *self.buttons.values()], layout=W.Layout(flex_flow='row wrap', align_items='center')),
-                         W.HBox([self.first, self.second, self.share]), W.HBox([self.preset, self.window_center, self.window_width]), W.Box([self.pictures, self.over], layout=W.Layout(display='grid')), self.readout]
+                         W.HBox([self.first, self.second, self.share]), W.HBox([self.preset, self.window_center, self.window_width]), layers, self.readout]
         self._observe()
         self.redraw()
 

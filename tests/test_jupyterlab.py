@@ -216,9 +216,9 @@ def label(lab, browser):
 
 
 def pictures(nb):
-    "The pictures as the browser decoded them, and as RGB arrays."
-    data = nb.page.evaluate('where => [...document.querySelectorAll(where)].map(i => i.complete && i.naturalWidth ? i.src : "")', PICTURES)
-    return [np.asarray(Image.open(BytesIO(b64decode(d.split('base64,')[1]))).convert('RGB')) for d in data]
+    "The pictures that the page holds, as RGB arrays."
+    data = nb.page.locator(PICTURES).evaluate_all('images => images.map(i => i.src.split("base64,")[1])')
+    return [np.asarray(Image.open(BytesIO(b64decode(d))).convert('RGB')) for d in data]
 
 
 def becomes(nb, condition, what):
