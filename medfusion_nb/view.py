@@ -7,6 +7,7 @@ __all__ = ['PLANES', 'EDGES', 'ATTENTION', 'as_stack', 'check_grid', 'cut', 'to_
            'encode', 'mix', 'Panel', 'picture_row', 'drawing', 'Viewer', 'has_widgets', 'view']
 
 # %% ../nbs/07_view.ipynb #95b3696e
+import asyncio
 import os
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -213,6 +214,9 @@ def colour(
     "A plane in colours."
     return _palette(cmap)[np.round(255*grey).astype(np.uint8)]
 
+# Run lengths only, and no filter (19, 8; before OpenCV 4.11 those are ignored): faster to encode and to decode, at some more bytes
+_GREY = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, 19, 8]
+
 def encode(
     img:np.ndarray,  # (h,w) in [0,1], or uint8 (h,w,3)
     cmap:str='gray', # colour map of a plane
@@ -220,7 +224,7 @@ def encode(
     "A picture as PNG: a plane as 8-bit indices with a palette."
     if img.ndim == 3: return cv2.imencode('.png', img[..., ::-1])[1].tobytes()
     img = np.round(255*img).astype(np.uint8)
-    if cmap == 'gray': return cv2.imencode('.png', img, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, 3])[1].tobytes()
+    if cmap == 'gray': return cv2.imencode('.png', img, _GREY)[1].tobytes()
     png, data = Image.fromarray(img), BytesIO()
     png.putpalette(_palette(cmap).tobytes())
     png.save(data, 'png', compress_level=1)
@@ -277,6 +281,7 @@ def figure(self:Scene,
     return fig
 
 # %% ../nbs/07_view.ipynb #b2b905e7
+_AHEAD = 3                         # slices that the page keeps ready to either side of the one shown
 _MARGIN, _FLEX = '2px', '0 0 auto' # of a picture and of the panel over it: they flow alike and stay in place
 
 class Panel(W.HTML):
@@ -335,13 +340,17 @@ class Viewer(W.VBox):
         width:int=320,            # of a picture, pixels on the screen
     ):
         super().__init__()
-        self.scene, self.picture_width, self.cursor, self.drag, self.before, self.look = scene, width, None, None, 0, None
+        self.scene, self.picture_width, self.cursor, self.drag, self.look, self.kept = scene, width, None, None, None, {}
         self._controls(*scene.check(show, orientation, index), orientation)
         deep = scene.shape[0] > 1
         self.panels = [Panel(lambda event: self.on_mouse(event), wheel=deep) for _ in scene.names]
-        self.pictures, self.over = W.HTML(), W.Box(layout=W.Layout(flex_flow='row wrap'))
+        self.sheets = [W.HTML(layout=W.Layout(width='100%', margin='0')) for _ in range(2*_AHEAD + 1 if deep else 1)]
+        self.pictures = W.Stack([self.sheets[0]]*(max(scene.shape) if deep else 1), selected_index=self.slice.value)
+        W.jsdlink((self.slice, 'value'), (self.pictures, 'selected_index'))
+        self.over = W.Box(layout=W.Layout(flex_flow='row wrap'))
         for w in (self.pictures, self.over): w.layout.grid_area, w.layout.margin = '1 / 1', '0'
-        layers = W.Box([self.pictures, self.over], layout=W.Layout(display='grid'))
+        ready = W.Box(self.sheets, layout=W.Layout(display='none')) # where the browser loads them before they are shown
+        layers = W.Box([self.pictures, self.over, ready], layout=W.Layout(display='grid'))
         self.children = [*([W.HBox([self.orientation, self.slice])] if deep else []), W.HBox([self.mode, *self.buttons.values()], layout=W.Layout(flex_flow='row wrap', align_items='center')),
                          W.HBox([self.first, self.second, self.share]), W.HBox([self.preset, self.window_center, self.window_width]), layers, self.readout]
         self._observe()
@@ -396,6 +405,11 @@ def turn(self:Viewer):
 # %% ../nbs/07_view.ipynb #76f6c5a1
 _POOL = ThreadPoolExecutor(4)
 
+def _later(f):
+    "Call a function when the page has had time to draw; at once where no page is."
+    try: asyncio.get_running_loop().call_later(.1, f)
+    except RuntimeError: f()
+
 @patch
 def shown(self:Viewer) -> list:
     "Names of the images in each panel: one, or two that are mixed."
@@ -413,33 +427,51 @@ def png(self:Viewer, names, index) -> bytes:
     return encode(mix(*map(colour, planes, maps), share, self.mode.value))
 
 @patch
-def picture(self:Viewer, names, index): # Future of the PNG
-    "The picture of a panel in the making, or made before; the last 64 of one look are kept."
-    look = self.orientation.value, self.mode.value, self.share.value, self.scene.window
-    if look != self.look: self.look, self.made = look, {}
-    if (names, index) not in self.made: self.made[names, index] = _POOL.submit(self.png, names, index)
-    if len(self.made) > 64: self.made.pop(next(iter(self.made)))
-    return self.made[names, index]
+def keep(self:Viewer, index):
+    "Bring the pictures of a slice into the page, in the place of those farthest from the slice shown."
+    if index in self.kept: return
+    if len(self.kept) < len(self.sheets): sheet = next(s for s in self.sheets if s not in self.kept.values())
+    else: sheet = self.kept.pop(max(self.kept, key=lambda i: abs(i - self.slice.value)))
+    sheet.value = picture_row([*_POOL.map(lambda names: self.png(names, index), self.shown())], *self.size)
+    self.kept[index] = sheet
+
+@patch
+def _stack(self:Viewer):
+    "Tell the page which pictures each slice has; a slice without any leaves what is shown until its own arrive."
+    here = self.kept[self.slice.value]
+    self.pictures.children = [self.kept.get(i, here) for i in range(len(self.pictures.children))]
 
 # %% ../nbs/07_view.ipynb #bde93bf7
 @patch
-def redraw(self:Viewer):
-    "Make and send the pictures."
-    scene, orientation, i = self.scene, self.orientation.value, self.slice.value
-    pictures = [self.picture(names, i) for names in self.shown()]
+def _arrange(self:Viewer):
+    "Sizes of the pictures, and the controls that are of use."
+    scene, orientation = self.scene, self.orientation.value
     h, w = (n for a, n in enumerate(scene.shape) if a != PLANES[orientation])
     mixed = self.mode.value != 'side by side'
     width = round(self.picture_width*(1.5 if mixed else 1))
     self.size = width, round(width*scene.aspect(orientation)*h/w)
     for box, on in ((self.first, mixed), (self.second, mixed), (self.share, mixed), *((b, not mixed) for b in self.buttons.values())):
         box.layout.display = '' if on else 'none'
-    self.pictures.value = picture_row([p.result() for p in pictures], *self.size)
     for panel in self.panels: panel.layout.width, panel.layout.height = (f'{n}px' for n in self.size)
-    if len(pictures) != len(self.over.children): self.over.children = self.panels[:len(pictures)]
+    n = len(self.shown())
+    if len(self.over.children) != n: self.over.children = self.panels[:n]
+
+@patch
+def redraw(self:Viewer):
+    "Show the slice, and keep those ready that would follow."
+    look, i = (self.orientation.value, self.mode.value, self.share.value, self.scene.window, self.shown()), self.slice.value
+    if look != self.look: self.look, self.kept, self.before = look, {}, i; self._arrange()
+    if i not in self.kept: self.keep(i); self._stack()
     self.annotate()
-    ahead, self.before = 2*i - self.before, i
-    if ahead != i and 0 <= ahead <= self.slice.max:
-        for names in self.shown(): self.picture(names, ahead)
+    step, self.before = i - self.before, i
+    if abs(step) == 1: _later(lambda: look == self.look and self._ahead(step))
+
+@patch
+def _ahead(self:Viewer, step):
+    "Keep the slices ready that would follow."
+    for j in range(self.slice.value, self.slice.value + (_AHEAD + 1)*step, step):
+        if 0 <= j <= self.slice.max: self.keep(j)
+    self._stack()
 
 # %% ../nbs/07_view.ipynb #519bcd9d
 @patch

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import cv2
@@ -55,6 +56,48 @@ def wait_for(condition, process, timeout=300):
             process.kill()
             pytest.fail(f'nothing happened in {timeout} s: {process.communicate()}')
         time.sleep(.01)
+
+
+HOLD = '''
+import os, sys, time
+name, times = os.environ['HOLD'], int(os.environ['HOLD_TIMES'])
+def hold(event, args):
+    global times
+    if event == 'os.rename' and os.path.basename(os.fspath(args[1])) == name:
+        times -= 1
+        if times == 0:
+            open(os.environ['HELD'], 'w').close()
+            time.sleep(600)
+sys.addaudithook(hold)
+'''
+
+
+@pytest.fixture
+def hold(tmp_path_factory):
+    "Starts a command and waits until it is about to move a file or folder of that name into place (for the nth time), where it then sleeps."
+    def start_and_hold(name, command, *args, cwd, times=1):
+        folder = tmp_path_factory.mktemp('hold')
+        (folder/'sitecustomize.py').write_text(HOLD)
+        path = os.pathsep.join(filter(None, [str(folder), os.environ.get('PYTHONPATH')]))
+        p = start(command, *args, cwd=cwd, env=dict(PYTHONPATH=path, HOLD=name, HOLD_TIMES=str(times), HELD=str(folder/'held')))
+        wait_for((folder/'held').exists, p)
+        return p
+    return start_and_hold
+
+
+@pytest.fixture
+def here(capsys, monkeypatch, tmp_path):
+    "Runs a command within this process, in the test's folder and without real data: exit code, standard output, standard error."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('MEDFUSION_DATA', raising=False)
+    def run_here(command, *args):
+        [script] = entry_points(group='console_scripts', name=command)
+        monkeypatch.setattr(sys, 'argv', [command, *map(str, args)])
+        capsys.readouterr()
+        try: script.load()(); code = 0
+        except SystemExit as e: code = e.code or 0
+        return code, *capsys.readouterr()
+    return run_here
 
 
 def one_line(err, command='medfusion_fuse'):

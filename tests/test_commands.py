@@ -36,12 +36,12 @@ def test_every_command_explains_itself(tmp_path):
         for option in (w for w in words if w.startswith('-')): assert re.search(rf'(?<![\w-]){option}\b', usage[command]), f'{command} has no {option}'
 
 
-def test_every_command_has_a_version_and_refuses_an_unknown_option(tmp_path):
-    for command, (code, out, err) in together(**{c: start(f'medfusion_{c}', '--version', cwd=tmp_path) for c in COMMANDS}):
-        assert (code, out, err) == (0, f'medfusion_nb {__version__}\n', ''), command
-    for command, (code, out, err) in together(**{c: start(f'medfusion_{c}', *['list']*(c == 'data'), '--colour', cwd=tmp_path) for c in COMMANDS}):
+def test_every_command_has_a_version_and_refuses_an_unknown_option(tmp_path, here):
+    for command in (f'medfusion_{c}' for c in COMMANDS):
+        assert here(command, '--version') == (0, f'medfusion_nb {__version__}\n', ''), command
+        code, out, err = here(command, *['list']*(command == 'medfusion_data'), '--colour')
         assert (code, out) == (2, ''), (command, out)
-        assert '--colour' in one_line(err, f'medfusion_{command}') and f'medfusion_{command} --help' in err, err
+        assert '--colour' in one_line(err, command) and f'{command} --help' in err, err
     assert not tree(tmp_path)
 
 
@@ -67,24 +67,22 @@ def test_json_is_all_that_is_printed(tmp_path):
     assert {r['task'] for r in results['benchmark']['rows']} >= {'fuse', 'train'}
 
 
-def test_data_verifies_and_asks_before_it_fetches(tmp_path):
+def test_data_verifies_and_asks_before_it_fetches(tmp_path, here, monkeypatch):
     "Exit code 0 for a good folder, 1 for one with a wrong pair, 2 where terms are not accepted; nothing is asked of the network before that."
     ct, mri = write_pairs(tmp_path/'good', 3, size=96)
     write_pairs(tmp_path/'bad', 3, size=96)
     (tmp_path/'bad'/'MRI'/'Schnitt ä00.png').unlink()
-    results = dict(together(good=start('medfusion_data', 'verify', 'good', cwd=tmp_path), bad=start('medfusion_data', 'verify', 'bad', '--json', cwd=tmp_path),
-                            terms=start('medfusion_data', 'fetch', 'RoadScene', cwd=tmp_path), ask=start('medfusion_data', 'fetch', 'LLVIP', '--accept', cwd=tmp_path),
-                            unreachable=start('medfusion_data', 'fetch', 'TNO', '--accept', '--out', 'sets', cwd=tmp_path, env=dict(http_proxy='http://127.0.0.1:9'))))
-    code, out, err = results['good']
+    code, out, err = here('medfusion_data', 'verify', 'good')
     assert (code, err) == (0, '') and '3 pairs' in out and 'nothing wrong' in out, (out, err)
-    code, out, err = results['bad']
+    code, out, err = here('medfusion_data', 'verify', 'bad', '--json')
     assert (code, err) == (1, ''), err
     assert json.loads(out)['ok'] is False and 'no twin' in json.loads(out)['problems'][0]
-    code, out, err = results['terms']
+    code, out, err = here('medfusion_data', 'fetch', 'RoadScene')
     assert code == 2 and 'no licence stated' in out and '--accept' in one_line(err, 'medfusion_data')
-    code, out, err = results['ask']
+    code, out, err = here('medfusion_data', 'fetch', 'LLVIP', '--accept')
     assert (code, out) == (2, '') and 'download_dataset.md' in one_line(err, 'medfusion_data')
-    code, out, err = results['unreachable']
+    monkeypatch.setenv('http_proxy', 'http://127.0.0.1:9'); monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
+    code, out, err = here('medfusion_data', 'fetch', 'TNO', '--accept', '--out', 'sets')
     assert code == 2 and 'github.com' in one_line(err, 'medfusion_data'), err
     assert not [f for f in tree(tmp_path) if f.startswith(('data', 'sets'))]
 
@@ -107,22 +105,22 @@ def test_no_arguments_fuse_the_phantom_and_overwrite_nothing(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, pair):
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, pair, here):
     ct, mri = pair
     broken = tmp_path/'broken.png'
     write_image(tmp_path/'small.png', read_image(mri)[:100])
     broken.write_bytes(mri.read_bytes()[:-200])
     before = tree(tmp_path)
-    processes = {name: start('medfusion_fuse', ct, name, '-o', 'out.png', cwd=tmp_path) for name in ('nowhere.png', 'broken.png', 'small.png')}
-    for name, (code, out, err) in together(**processes):
+    for name in ('nowhere.png', 'broken.png', 'small.png'):
+        code, out, err = here('medfusion_fuse', ct, name, '-o', 'out.png')
         assert (code, out) == (2, ''), (name, out, err)
         assert name in one_line(err), err
     assert tree(tmp_path) == before
 
 
-def test_other_commands_name_a_missing_folder(tmp_path):
-    processes = {c: start(f'medfusion_{c}', tmp_path/'nowhere', cwd=tmp_path) for c in ('pretrain', 'finetune', 'evaluate')}
-    for command, (code, out, err) in together(**processes):
+def test_other_commands_name_a_missing_folder(tmp_path, here):
+    for command in ('pretrain', 'finetune', 'evaluate'):
+        code, out, err = here(f'medfusion_{command}', tmp_path/'nowhere')
         assert code == 2, (command, out, err)
         assert 'nowhere' in one_line(err, f'medfusion_{command}')
     assert not [f for f in tree(tmp_path) if f.endswith(('.pth', '.csv', '.json'))]

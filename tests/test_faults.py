@@ -4,24 +4,22 @@ import signal
 import pandas as pd
 import pytest
 import torch
-from conftest import finish, image, run, start, tree, wait_for, write_pairs
+from conftest import finish, image, run, start, tree, write_pairs
 
 from medfusion_nb.model import load_checkpoint, read_checkpoint
 
-PRETRAIN = ['--epochs', 2, '--crop', 64, '--backbone', 'resnet18', '--imagenet', 'no', '--lr', '1e-3']
-
-
-def staged(folder): return list(folder.rglob('.medfusion_*/*'))
+PRETRAIN = ['--epochs', 2, '--crop', 32, '--backbone', 'resnet18', '--imagenet', 'no', '--lr', '1e-3']
 
 
 @pytest.mark.parametrize('sign', [signal.SIGKILL, signal.SIGINT])
-def test_fuse_is_stopped(tmp_path, sign):
-    ct, mri = write_pairs(tmp_path, 30)
+def test_fuse_is_stopped(hold, tmp_path, sign):
+    "While the third of six images is written, two of which would replace older ones."
+    ct, mri = write_pairs(tmp_path, 6)
     old = {p.name: b'mine' for p in sorted(ct.iterdir())[:2]}
     (tmp_path/'fused').mkdir()
     for name, content in old.items(): (tmp_path/'fused'/name).write_bytes(content)
-    p = start('medfusion_fuse', 'CT', 'MRI', '-o', 'fused', '--force', cwd=tmp_path)
-    wait_for(lambda: len(staged(tmp_path)) >= 2, p)
+    p = hold('2.png', 'medfusion_fuse', 'CT', 'MRI', '-o', 'fused', '--force', cwd=tmp_path)
+    assert len([*tmp_path.rglob('.medfusion_*/[01].png')]) == 2, 'it was stopped too early to show anything'
     p.send_signal(sign)
     code, out, err = finish(p)
     assert out == '' and 'Traceback' not in err, err
@@ -31,7 +29,7 @@ def test_fuse_is_stopped(tmp_path, sign):
     if sign == signal.SIGKILL:
         code, out, err = run('medfusion_fuse', 'CT', 'MRI', '-o', 'fused', '--force', cwd=tmp_path)
         assert code == 0, err
-        assert len([image(f) for f in (tmp_path/'fused').glob('*.png')]) == 30
+        assert len([image(f) for f in (tmp_path/'fused').glob('*.png')]) == 6
 
 
 def check_whole(folder):
@@ -44,23 +42,21 @@ def check_whole(folder):
     return {p.name for p in files}
 
 
-def test_training_is_stopped_and_resumes_exactly(tmp_path):
-    "kill -9 while the first checkpoint is written, Ctrl-C in the second epoch: the end is that of the run nobody touched, bit for bit."
+def test_training_is_stopped_and_resumes_exactly(hold, tmp_path):
+    "kill -9 while the first checkpoint is written, Ctrl-C while that of the second epoch is: the end is that of the run nobody touched, bit for bit."
     untouched = start('medfusion_pretrain', *PRETRAIN, '--out', 'untouched', cwd=tmp_path)
     out = tmp_path/'stopped'
-    p = start('medfusion_pretrain', *PRETRAIN, '--out', out.name, cwd=tmp_path)
-    wait_for(lambda: out.exists() and any(f.name.startswith('.') for f in out.iterdir()), p)
+    p = hold('last.pth', 'medfusion_pretrain', *PRETRAIN, '--out', out.name, cwd=tmp_path)
     p.kill()
     assert finish(p)[0] == -signal.SIGKILL
-    assert 'history.csv' not in check_whole(out), 'it was killed too late to show anything'
+    assert check_whole(out) <= {'fusion_model_fixed.pth'} and [*out.glob('.last*')], 'it was not killed while it wrote'
 
-    p = start('medfusion_pretrain', *PRETRAIN, '--out', out.name, cwd=tmp_path)
-    wait_for((out/'training_curves.png').exists, p)
+    p = hold('last.pth', 'medfusion_pretrain', *PRETRAIN, '--out', out.name, cwd=tmp_path, times=2)
     p.send_signal(signal.SIGINT)
     code, _, err = finish(p)
     assert code == 130 and 'Traceback' not in err, err
     assert check_whole(out) == {'last.pth', 'history.csv', 'fusion_model_fixed.pth', 'training_curves.png'}
-    assert len(pd.read_csv(out/'history.csv')) == 1, 'it was stopped too late to show anything'
+    assert len(pd.read_csv(out/'history.csv')) == 1
 
     code, _, err = run('medfusion_pretrain', *PRETRAIN, '--out', out.name, cwd=tmp_path)
     assert code == 0, err

@@ -9,9 +9,8 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conftest import finish, one_line, run, start, tree, wait_for
+from conftest import finish, one_line, run, tree
 
-from medfusion_nb.fuse import medfusion_fuse
 from medfusion_nb.volume import make_grid, phantom_study, read_volume, write_original
 
 FAST = ('--register', 'never', '--bf16')
@@ -31,14 +30,6 @@ def study(made, tmp_path):
     return shutil.copytree(made[0], tmp_path/'study')
 
 
-def here(capsys, *args):
-    "The command within this process: exit code, standard output, standard error."
-    capsys.readouterr()
-    try: medfusion_fuse([str(a) for a in args]); code = 0
-    except SystemExit as e: code = e.code
-    return code, *capsys.readouterr()
-
-
 def first(folder): return sorted(folder.iterdir())[0]
 
 
@@ -49,7 +40,7 @@ def edit(path, **tags):
     ds.save_as(path)
 
 
-def test_a_study_becomes_nifti_and_dicom(study, made, tmp_path, capsys):
+def test_a_study_becomes_nifti_and_dicom(study, made, tmp_path, here):
     code, out, err = run('medfusion_fuse', 'study', 'study', '-o', 'fused', *FAST, '--png', '--contact-sheet', '--figure', cwd=tmp_path)
     assert code == 0, err
     assert 'PHANTOM' not in out + err and 'Phantom^Head' not in out + err, 'the patient was named'
@@ -64,16 +55,16 @@ def test_a_study_becomes_nifti_and_dicom(study, made, tmp_path, capsys):
     lesion = made[1].masks['lesion']
     assert sitk.GetArrayViewFromImage(fused)[lesion].mean() > .5, 'the lesion of the MRI is missing'
     before = tree(tmp_path/'fused')
-    code, out, err = here(capsys, study, study, '-o', tmp_path/'fused', *FAST)
+    code, out, err = here('medfusion_fuse', study, study, '-o', tmp_path/'fused', *FAST)
     assert (code, out) == (2, '') and '--force' in one_line(err)
     assert tree(tmp_path/'fused') == before
 
 
-def test_two_judges(study, tmp_path, capsys):
+def test_two_judges(study, tmp_path, here):
     "dciodvfy finds no error, and dcmtk the slices at the places of the CT."
     if not (shutil.which('dciodvfy') and shutil.which('dcmdump')): pytest.skip('dicom3tools and dcmtk are not installed')
     for p in sorted((study/'CT').iterdir())[:5]: p.unlink() # the slices need not begin where they did
-    code, _, err = here(capsys, study, study, '-o', tmp_path/'fused', *FAST, '--format', 'dicom', '--deidentify')
+    code, _, err = here('medfusion_fuse', study, study, '-o', tmp_path/'fused', *FAST, '--format', 'dicom', '--deidentify')
     assert code == 0, err
     places = []
     for p in sorted((tmp_path/'fused'/'dicom').iterdir()):
@@ -92,11 +83,11 @@ def test_transfer_syntaxes(made, tmp_path, coder):
     if not shutil.which(coder[0]): pytest.skip('dcmtk is not installed')
     (tmp_path/'CT').mkdir()
     for p in (made[0]/'CT').iterdir(): subprocess.run([*coder, p, tmp_path/'CT'/p.name], check=True)
-    here, there = (sitk.GetArrayFromImage(read_volume(f).image) for f in (tmp_path/'CT', made[0]/'CT'))
-    np.testing.assert_array_equal(here, there)
+    ours, theirs = (sitk.GetArrayFromImage(read_volume(f).image) for f in (tmp_path/'CT', made[0]/'CT'))
+    np.testing.assert_array_equal(ours, theirs)
 
 
-def test_bad_studies_are_named_and_leave_nothing(study, made, tmp_path, capsys):
+def test_bad_studies_are_named_and_leave_nothing(study, made, tmp_path, here):
     ct, mr = study/'CT', study/'MR'
     def spoiled(name, change, of=ct):
         shutil.copytree(of, tmp_path/name)
@@ -125,7 +116,7 @@ def test_bad_studies_are_named_and_leave_nothing(study, made, tmp_path, capsys):
              'transform': (ct, mr, 'no.tfm', '--transform', 'no.tfm')}
     before = tree(tmp_path)
     for name, (a, b, text, *more) in cases.items():
-        code, out, err = here(capsys, a, b, '-o', tmp_path/'out', *FAST, *more)
+        code, out, err = here('medfusion_fuse', a, b, '-o', tmp_path/'out', *FAST, *more)
         assert (code, out) == (2, ''), (name, out, err)
         assert text in err and err.startswith('medfusion_fuse: ') and 'Traceback' not in err, (name, err)
         assert err.count('\n') == 1 or '-series):\n' in err, (name, err)
@@ -145,11 +136,11 @@ def test_what_may_not_be_read_or_written(study, tmp_path):
 
 
 @pytest.mark.parametrize('sign', [signal.SIGKILL, signal.SIGINT])
-def test_a_run_is_stopped(study, tmp_path, sign):
-    "Nothing half written; after kill -9 the same command works."
+def test_a_run_is_stopped(hold, study, tmp_path, sign):
+    "When all is written and nothing in place: nothing is left half written; after kill -9 the same command works."
     before = tree(tmp_path)
-    p = start('medfusion_fuse', 'study', 'study', '-o', 'fused', *FAST, '--png', cwd=tmp_path)
-    wait_for(lambda: list(tmp_path.glob('.medfusion_*/new/*')), p)
+    p = hold('fused', 'medfusion_fuse', 'study', 'study', '-o', 'fused', *FAST, '--png', cwd=tmp_path)
+    assert [*tmp_path.glob('.medfusion_*/new/fused.nii.gz')]
     p.send_signal(sign)
     code, out, err = finish(p)
     assert not (tmp_path/'fused').exists() and out == '' and 'Traceback' not in err, err
