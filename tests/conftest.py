@@ -126,6 +126,15 @@ def write_pairs(folder, n, size=128):
     return folder/'CT', folder/'MRI'
 
 
+def write_llvip(folder, size=64):
+    "Four visible-infrared pairs to learn from and two to validate on, in LLVIP's layout."
+    for split, seeds in dict(train=range(4), test=(4, 5)).items():
+        for i in seeds:
+            phantom = phantom_pair(size, seed=i)
+            for kind, img in (('visible', phantom.mri), ('infrared', phantom.ct)): write_image(folder/kind/split/f'{i}.png', img)
+    return folder
+
+
 @pytest.fixture
 def pair(tmp_path):
     "Files ct.png and mri.png in the test's folder."

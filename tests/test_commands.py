@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 
 import numpy as np
-from conftest import finish, image, one_line, run, start, together, tree, write_pairs
+from conftest import finish, image, one_line, run, start, together, tree, write_llvip, write_pairs
 from scipy.ndimage import maximum_filter
 
 from medfusion_nb import __version__
@@ -47,20 +47,20 @@ def test_every_command_has_a_version_and_refuses_an_unknown_option(tmp_path, her
 
 def test_json_is_all_that_is_printed(tmp_path):
     "Piped, with `--json`: one JSON object on standard output, nothing on standard error, and what it says is true."
-    ct, mri = write_pairs(tmp_path/'study', 2, size=64)
-    for folder in (ct, mri):
-        for f, name in zip(sorted(folder.iterdir()), ('33001.png', '41001.png')): f.rename(folder/name)
+    write_llvip(tmp_path/'llvip')
+    for folder in write_pairs(tmp_path/'study', 4, size=64):
+        for f, name in zip(sorted(folder.iterdir()), (20001, 20002, 33001, 41001)): f.rename(folder/f'{name}.png')
     quick = ['--epochs', 1, '--crop', 32, '--backbone', 'resnet18', '--imagenet', 'no', '--batch_size', 16]
     results = {}
     for command, (code, out, err) in together(
             fuse=start('medfusion_fuse', 'study/CT', 'study/MRI', '-o', 'fused', '--json', cwd=tmp_path),
-            pretrain=start('medfusion_pretrain', *quick, '-o', 'pre', '--json', cwd=tmp_path),
-            finetune=start('medfusion_finetune', *quick, '-o', 'fine', '--json', cwd=tmp_path),
+            pretrain=start('medfusion_pretrain', 'llvip', *quick, '-o', 'pre', '--json', cwd=tmp_path),
+            finetune=start('medfusion_finetune', 'study', *quick, '-o', 'fine', '--json', cwd=tmp_path),
             evaluate=start('medfusion_evaluate', 'study', '-o', 'eval', '--json', cwd=tmp_path),
             benchmark=start('medfusion_benchmark', '--sizes', 64, '--batches', 1, '--precisions', 'float32', '--devices', 'cpu', '--repeats', 1, '-o', 'bench', '--json', cwd=tmp_path)):
         assert (code, err) == (0, ''), (command, err)
         results[command] = json.loads(out, parse_constant=lambda x: x/0) # NaN is no JSON
-    assert sorted(results['fuse']['written']) == [f'fused/{n}.png' for n in (33001, 41001)]
+    assert sorted(results['fuse']['written']) == [f'fused/{n}.png' for n in (20001, 20002, 33001, 41001)]
     for command in ('pretrain', 'finetune'):
         assert (tmp_path/results[command]['checkpoint']).is_file() and len(results[command]['history']) == 1
     assert results['evaluate']['pairs'] == 2 and results['evaluate']['summary'] == json.loads((tmp_path/'eval'/'summary_statistics.json').read_text())

@@ -4,11 +4,11 @@ import signal
 import pandas as pd
 import pytest
 import torch
-from conftest import finish, image, run, start, tree, write_pairs
+from conftest import finish, image, run, start, tree, write_llvip, write_pairs
 
 from medfusion_nb.model import load_checkpoint, read_checkpoint
 
-PRETRAIN = ['--epochs', 2, '--crop', 32, '--backbone', 'resnet18', '--imagenet', 'no', '--lr', '1e-3']
+PRETRAIN = ['llvip', '--epochs', 2, '--crop', 32, '--backbone', 'resnet18', '--imagenet', 'no', '--lr', '1e-3']
 
 
 @pytest.mark.parametrize('sign', [signal.SIGKILL, signal.SIGINT])
@@ -44,6 +44,7 @@ def check_whole(folder):
 
 def test_training_is_stopped_and_resumes_exactly(hold, tmp_path):
     "kill -9 while the first checkpoint is written, Ctrl-C while that of the second epoch is: the end is that of the run nobody touched, bit for bit."
+    write_llvip(tmp_path/'llvip')
     untouched = start('medfusion_pretrain', *PRETRAIN, '--out', 'untouched', cwd=tmp_path)
     out = tmp_path/'stopped'
     p = hold('last.pth', 'medfusion_pretrain', *PRETRAIN, '--out', out.name, cwd=tmp_path)

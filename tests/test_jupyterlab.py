@@ -87,10 +87,10 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def browser():
-    "Headless Chromium."
+    "Headless Chromium, one profile for all pages, so that JupyterLab itself is loaded once."
     with sync_api.sync_playwright() as p:
         b = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield b
+        yield b.new_context(viewport=dict(width=1750, height=1000))
         b.close()
 
 
@@ -102,7 +102,7 @@ class Notebook:
                                         outputs: c.type === 'code' ? c.outputs.toJSON() : []}))} }'''
 
     def __init__(self, lab, browser, name):
-        self.name, self.page, self.errors = name, browser.new_page(viewport=dict(width=1750, height=1000)), []
+        self.name, self.page, self.errors = name, browser.new_page(), []
         self.page.on('pageerror', lambda e: self.errors.append(str(e)))
         self.page.on('console', lambda m: self.errors.append(m.text) if m.type == 'error' and 'widget' in m.text.lower() else None)
         self.page.goto(f'{lab.url}/doc/tree/{name}')
