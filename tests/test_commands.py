@@ -69,11 +69,11 @@ def test_json_is_all_that_is_printed(tmp_path):
 
 def test_data_verifies_and_asks_before_it_fetches(tmp_path, here, monkeypatch):
     "Exit code 0 for a good folder, 1 for one with a wrong pair, 2 where terms are not accepted; nothing is asked of the network before that."
-    ct, mri = write_pairs(tmp_path/'good', 3, size=96)
-    write_pairs(tmp_path/'bad', 3, size=96)
+    ct, mri = write_pairs(tmp_path/'good', 2, size=96)
+    write_pairs(tmp_path/'bad', 2, size=96)
     (tmp_path/'bad'/'MRI'/'Schnitt ä00.png').unlink()
     code, out, err = here('medfusion_data', 'verify', 'good')
-    assert (code, err) == (0, '') and '3 pairs' in out and 'nothing wrong' in out, (out, err)
+    assert (code, err) == (0, '') and '2 pairs' in out and 'nothing wrong' in out, (out, err)
     code, out, err = here('medfusion_data', 'verify', 'bad', '--json')
     assert (code, err) == (1, ''), err
     assert json.loads(out)['ok'] is False and 'no twin' in json.loads(out)['problems'][0]

@@ -101,19 +101,22 @@ class Notebook:
                 cells: cells.map(c => ({type: c.type, source: c.sharedModel.source, count: c.executionCount ?? null,
                                         outputs: c.type === 'code' ? c.outputs.toJSON() : []}))} }'''
 
-    def __init__(self, lab, browser, name):
-        self.name, self.page, self.errors = name, browser.new_page(), []
-        self.page.on('pageerror', lambda e: self.errors.append(str(e)))
-        self.page.on('console', lambda m: self.errors.append(m.text) if m.type == 'error' and 'widget' in m.text.lower() else None)
-        self.page.goto(f'{lab.url}/doc/tree/{name}')
-        self.page.wait_for_function('() => window.jupyterapp?.shell?.currentWidget?.context?.isReady && document.querySelectorAll(".jp-Cell").length'
-                                    ' >= jupyterapp.shell.currentWidget.content.model.cells.length', timeout=60_000)
+    def __init__(self, lab, browser, name, page=None): # page: JupyterLab that is open already
+        self.name, self.page, self.own, self.errors = name, page or browser.new_page(), page is None, []
+        self.listeners = dict(pageerror=lambda e: self.errors.append(str(e)),
+                              console=lambda m: self.errors.append(m.text) if m.type == 'error' and 'widget' in m.text.lower() else None)
+        for event, listener in self.listeners.items(): self.page.on(event, listener)
+        if self.own: self.page.goto(f'{lab.url}/doc/tree/{name}')
+        else: self.page.evaluate('path => { jupyterapp.commands.execute("docmanager:open", {path}) }', name)
+        self.page.wait_for_function('name => window.jupyterapp?.shell?.currentWidget?.context?.path === name && jupyterapp.shell.currentWidget.context.isReady'
+                                    ' && document.querySelectorAll(".jp-Cell").length >= jupyterapp.shell.currentWidget.content.model.cells.length', arg=name, timeout=60_000)
         self.page.wait_for_function('() => ["idle", "starting"].includes(jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status)', timeout=60_000)
 
     def __enter__(self): return self
     def __exit__(self, *_):
-        self.page.evaluate('() => jupyterapp.shell.currentWidget.sessionContext.shutdown()')
-        self.page.close()
+        self.page.evaluate('async () => { const w = jupyterapp.shell.currentWidget; await w.sessionContext.shutdown(); w.dispose() }')
+        for event, listener in self.listeners.items(): self.page.remove_listener(event, listener)
+        if self.own: self.page.close()
 
     def cells(self): return self.page.evaluate(self.STATE)['cells']
 
@@ -158,9 +161,19 @@ class Notebook:
         self.page.screenshot(path=Path(folder)/f'{Path(self.name).stem}_{what}.png')
 
 
-def test_complaints_are_found(lab, browser):
+@pytest.fixture(scope='module')
+def page(lab, browser):
+    "JupyterLab with nothing open."
+    page = browser.new_page()
+    page.goto(f'{lab.url}/lab')
+    page.wait_for_function('() => window.jupyterapp?.restored')
+    page.evaluate('async () => { await jupyterapp.restored; jupyterapp.shell.collapseLeft() }')
+    return page
+
+
+def test_complaints_are_found(lab, browser, page):
     "What the tests below look for is seen in a notebook that has it: a widget that is lost, a warning, an error."
-    with Notebook(lab, browser, 'broken.ipynb') as nb:
+    with Notebook(lab, browser, 'broken.ipynb', page) as nb:
         becomes(nb, lambda: any('widget' in c for c in nb.complaints()), 'the lost widget was not noticed')
         nb.run_all()
         found = '\n'.join(nb.complaints())
@@ -168,9 +181,9 @@ def test_complaints_are_found(lab, browser):
 
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
-def test_opens(lab, browser, name):
+def test_opens(lab, browser, page, name):
     "Its saved outputs are all shown, and nothing is missing."
-    with Notebook(lab, browser, name) as nb:
+    with Notebook(lab, browser, name, page) as nb:
         saved = sum('image/png' in o.get('data', {}) for c in nb.cells() for o in c['outputs'])
         nb.page.wait_for_function(f'() => document.querySelectorAll(".jp-OutputArea img").length >= {saved}', timeout=30_000)
         broken = nb.page.evaluate('() => [...document.querySelectorAll(".jp-OutputArea img")].filter(i => !(i.complete && i.naturalWidth)).length')
