@@ -214,7 +214,7 @@ def colour(
     "A plane in colours."
     return _palette(cmap)[np.round(255*grey).astype(np.uint8)]
 
-# Run lengths only, and no filter (19, 8; before OpenCV 4.11 those are ignored): faster to encode and to decode, at some more bytes
+# Run lengths only, and no filter (19, 8; an OpenCV that does not know them ignores them): faster to encode and to decode, at some more bytes
 _GREY = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, 19, 8]
 
 def encode(
