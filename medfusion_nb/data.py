@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EXTENSIONS', 'WINDOWS', 'EXIT_CODES', 'data_root', 'slow', 'decode_image', 'read_image', 'write_atomically',
            'write_image', 'get_window', 'window_ct', 'read_hu', 'Phantom', 'phantom_pair', 'show_images', 'Pair',
-           'find_pairs', 'llvip_pairs', 'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'luma', 'PairDataset',
-           'FusionDataset', 'PhantomDataset', 'dataloader', 'one_line_errors', 'CommandParser', 'add_options',
-           'to_json', 'run_command', 'command']
+           'find_pairs', 'llvip_pairs', 'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'constant_like',
+           'luma', 'PairDataset', 'FusionDataset', 'PhantomDataset', 'dataloader', 'one_line_errors', 'CommandParser',
+           'add_options', 'to_json', 'run_command', 'command']
 
 # %% ../nbs/00_data.ipynb #cell-002
 import argparse
@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from copy import copy
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from inspect import Parameter
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -537,13 +537,25 @@ def enhance_contrast(
     return _to_float(np.where(grey > 0, clahe.apply(grey), 0).astype(np.uint8))
 
 # %% ../nbs/00_data.ipynb #cell-096
+@lru_cache(256)
+def _sent(values, dtype, device):
+    "The constants on a device."
+    with torch.inference_mode(False): return torch.tensor(values, dtype=dtype, device=device)
+
+def constant_like(
+    values:list, # numbers
+    x:Tensor,    # what they are to be combined with
+) -> Tensor:     # (len(values),)
+    "A vector with the type and the device of `x`, sent there once, since a CUDA graph cannot record a copy from the host."
+    return _sent(tuple(values), x.dtype, x.device)
+
 def luma(
     img:Tensor, # (...,1|3,H,W) in [0,1]
 ) -> Tensor:    # (...,1,H,W)
     "BT.601 luminance of RGB tensors; grey passes through; raises `ValueError` on another number of channels."
     if img.ndim < 3 or img.shape[-3] not in (1, 3): raise ValueError(f"luma of shape {tuple(img.shape)}: expected (...,1,H,W) or (...,3,H,W)")
     if img.shape[-3] == 1: return img
-    return (img*img.new_tensor([.299, .587, .114])[:, None, None]).sum(-3, keepdim=True)
+    return (img*constant_like([.299, .587, .114], img)[:, None, None]).sum(-3, keepdim=True)
 
 # %% ../nbs/00_data.ipynb #cell-099
 def _warp_matrix(rng, shape, out, rotate, scale): # 2x3 matrix, output pixel -> input pixel

@@ -19,6 +19,8 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
+from .data import constant_like
+
 # %% ../nbs/01a_metrics.ipynb #cell-008
 def _check(
     fused:Tensor, a:Tensor|None, b:Tensor|None, # (B,1,H,W) images in [0, data_range]; sources may be None for metrics that ignore them
@@ -148,7 +150,7 @@ def _filter(
     kx:Tensor|None=None, # (m,) taps along the rows, when they differ from `k`
 )->Tensor: # (B,1,H',W')
     "Correlate with the separable kernel `k[:,None]*kx[None]` (not flipped)"
-    ky, kx = (t.to(x) for t in (k, k if kx is None else kx))
+    ky, kx = (constant_like(t.tolist(), x) for t in (k, k if kx is None else kx))
     n, m = len(ky), len(kx)
     if x.shape[-2]<n or x.shape[-1]<m: raise ValueError(f'image of {tuple(x.shape[-2:])} is smaller than the {n}x{m} window')
     x = _pad(x, ((n-1)//2, n//2), ((m-1)//2, m//2), mode)
@@ -1057,7 +1059,7 @@ def _halve(
     k:Tensor, # (n,) taps
 )->Tensor: # (B,1,~(H-n)/2,~(W-n)/2)
     "Separable 'valid' filter, every second pixel from the first"
-    k = k.to(x)
+    k = constant_like(k.tolist(), x)
     return _along(_along(x, k, -1)[..., ::2], k, -2)[..., ::2, :]
 
 def _vif_scales(

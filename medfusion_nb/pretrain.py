@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'LOSSES', 'Config', 'content_loss', 'metric_loss', 'structure_loss', 'blur', 'stronger', 'detail_loss',
            'consistency_loss', 'gradients', 'gradient_magnitude', 'gradient_loss', 'loss_terms', 'freeze_encoders',
-           'train_epoch', 'valid_epoch', 'plot_history', 'train', 'visible_infrared', 'new_network', 'pretrain',
-           'device_line', 'options', 'medfusion_pretrain']
+           'step_of', 'train_epoch', 'valid_epoch', 'plot_history', 'train', 'visible_infrared', 'new_network',
+           'pretrain', 'device_line', 'options', 'medfusion_pretrain']
 
 # %% ../nbs/02_pretrain.ipynb #cell-003
 import math
@@ -22,9 +22,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from fastcore.script import Param
+from torch import nn
 from tqdm.auto import tqdm
 
-from .data import FusionDataset, PhantomDataset, command, dataloader, llvip_pairs, luma, write_atomically
+from .data import FusionDataset, PhantomDataset, command, constant_like, dataloader, llvip_pairs, luma, write_atomically
 from .metrics import METRICS, gaussian_window
 from .model import FusionNet, atomic_save, build_network, emulates_bf16, load_checkpoint, read_checkpoint, save_checkpoint
 
@@ -78,7 +79,7 @@ def structure_loss(fused, a, b): # each (B,1,H,W) in [0,1]
 # %% ../nbs/02_pretrain.ipynb #cell-020
 def blur(x, sigma=1.): # (B,1,H,W); standard deviation in pixels
     "Gaussian blur with a repeated border."
-    k = gaussian_window(2*math.ceil(3*sigma)+1, sigma).to(x)
+    k = constant_like(gaussian_window(2*math.ceil(3*sigma)+1, sigma).tolist(), x)
     x = F.pad(x, [len(k)//2]*4, mode='replicate')
     return F.conv2d(F.conv2d(x, k[None,None,None]), k[None,None,:,None])
 
@@ -99,7 +100,7 @@ def consistency_loss(fused, a, b): # each (B,1,H,W) in [0,1]
 # %% ../nbs/02_pretrain.ipynb #cell-026
 def gradients(x): # (B,1,H,W)
     "Sobel derivatives (B,2,H,W) along x and y, in grey values a pixel."
-    k = torch.tensor([[-1., 0, 1], [-2, 0, 2], [-1, 0, 1]], device=x.device, dtype=x.dtype)/8
+    k = constant_like([k/8 for k in (-1, 0, 1, -2, 0, 2, -1, 0, 1)], x).view(3, 3)
     return F.conv2d(F.pad(x, [1]*4, mode='replicate'), torch.stack([k, k.T])[:,None])
 
 def gradient_magnitude(x): # (B,1,H,W)
@@ -131,12 +132,33 @@ def freeze_encoders(model, # FusionNet
         m.train(not frozen)
 
 # %% ../nbs/02_pretrain.ipynb #cell-037
-def train_epoch(acc, model, opt, sched, dl, cfg, epoch, progress=True): # accelerator, model, optimiser, schedule, DataLoader, Config, number, bar
+class _Step(nn.Module):
+    "Network and loss as one module: what a CUDA graph records."
+    def __init__(self, model, weights):
+        super().__init__()
+        self.model, self.weights = model, weights
+    def forward(self, a, b): return loss_terms(self.weights, self.model(a, b), a, b)[0]
+
+def step_of(acc, model, cfg): # accelerator, prepared model, Config
+    "The loss of a batch, as a function of `(a, b)`; one GPU replays it and its gradients as a CUDA graph, since a step is thousands of kernels that take far longer to launch than to run."
+    if acc.device.type != 'cuda' or acc.num_processes > 1: return _Step(model, cfg.weights)
+    warnings.filterwarnings('ignore', 'The AccumulateGrad node', UserWarning) # recording happens on a stream of its own
+    graphs = {}
+    def step(a, b):
+        key = a.shape, *(m.training for m in model.modules()), *(p.requires_grad for p in model.parameters()) # frozen encoders are another graph
+        if key not in graphs:
+            before = [x.clone() for x in model.buffers()]
+            graphs[key] = torch.cuda.make_graphed_callables(_Step(model, cfg.weights), (a, b), allow_unused_input=True)
+            for x, y in zip(model.buffers(), before): x.copy_(y) # running averages, which recording has moved
+        return graphs[key](a, b)
+    return step
+
+def train_epoch(acc, model, step, opt, sched, dl, cfg, epoch, progress=True): # accelerator, model, loss of a batch (step_of), optimiser, schedule, DataLoader, Config, number, bar
     "Trains for one epoch; mean loss. FloatingPointError names the batch whose loss is not finite."
     total, n = 0., 0
     bar = tqdm(dl, desc=f'epoch {epoch+1}', leave=False, disable=None if progress and acc.is_main_process else True)
     for i, (a, b, names) in enumerate(bar):
-        loss, _ = loss_terms(cfg.weights, model(a, b), a, b)
+        loss = step(a, b)
         value = loss.item()
         if not math.isfinite(value): raise FloatingPointError(f'loss is {value} in epoch {epoch+1}, batch {i+1}: {", ".join(names)}')
         acc.backward(loss)
@@ -222,20 +244,23 @@ def train(model, # FusionNet, changed in place
     out.mkdir(parents=True, exist_ok=True)
     train_dl = dataloader(train_ds, cfg.batch_size, shuffle=True, workers=cfg.workers, seed=cfg.seed, drop_last=len(train_ds) >= cfg.batch_size)
     valid_dl = dataloader(valid_ds, cfg.batch_size, workers=cfg.workers)
-    opt = torch.optim.AdamW(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
+    opt = torch.optim.AdamW(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay, fused=acc.device.type == 'cuda')
     sched = _schedule(opt, cfg, cfg.epochs*math.ceil(len(train_dl)/acc.num_processes))
     history = _load_state(out/'last.pth', model, opt, sched, cfg)
     best = min((h['valid_loss'] for h in history), default=math.inf)
     freeze_encoders(model, len(history) < cfg.freeze_epochs)
     net = model
     model, opt, train_dl, valid_dl = acc.prepare(model, opt, train_dl, valid_dl)
+    step = step_of(acc, model, cfg)
     for epoch in range(len(history), cfg.epochs):
         set_seed(cfg.seed+epoch)
         for x in (train_ds, train_dl): x.set_epoch(epoch)
         model.train()
         freeze_encoders(net, epoch < cfg.freeze_epochs)
-        if 0 < epoch == cfg.freeze_epochs and acc.num_processes > 1: model = acc.prepare(acc.unwrap_model(model, keep_fp32_wrapper=False))
-        row = dict(epoch=epoch+1, lr=opt.param_groups[0]['lr'], train_loss=train_epoch(acc, model, opt, sched, train_dl, cfg, epoch, progress))
+        if 0 < epoch == cfg.freeze_epochs and acc.num_processes > 1:
+            model = acc.prepare(acc.unwrap_model(model, keep_fp32_wrapper=False))
+            step = step_of(acc, model, cfg)
+        row = dict(epoch=epoch+1, lr=opt.param_groups[0]['lr'], train_loss=train_epoch(acc, model, step, opt, sched, train_dl, cfg, epoch, progress))
         row |= valid_epoch(acc, model, valid_dl, cfg)
         history.append(row)
         if progress: acc.print(f"epoch {epoch+1}/{cfg.epochs}: training loss {row['train_loss']:.4f}, validation loss {row['valid_loss']:.4f}", flush=True)
