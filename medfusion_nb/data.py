@@ -539,7 +539,7 @@ def enhance_contrast(
 # %% ../nbs/00_data.ipynb #cell-096
 @lru_cache(256)
 def _sent(values, dtype, device):
-    "The constants on a device."
+    "The constants on a device; training may use them even if inference was the first to ask."
     with torch.inference_mode(False): return torch.tensor(values, dtype=dtype, device=device)
 
 def constant_like(

@@ -100,7 +100,7 @@ def consistency_loss(fused, a, b): # each (B,1,H,W) in [0,1]
 # %% ../nbs/02_pretrain.ipynb #cell-026
 def gradients(x): # (B,1,H,W)
     "Sobel derivatives (B,2,H,W) along x and y, in grey values a pixel."
-    k = constant_like([k/8 for k in (-1, 0, 1, -2, 0, 2, -1, 0, 1)], x).view(3, 3)
+    k = constant_like([w/8 for w in (-1, 0, 1, -2, 0, 2, -1, 0, 1)], x).view(3, 3)
     return F.conv2d(F.pad(x, [1]*4, mode='replicate'), torch.stack([k, k.T])[:,None])
 
 def gradient_magnitude(x): # (B,1,H,W)
@@ -140,7 +140,7 @@ class _Step(nn.Module):
     def forward(self, a, b): return loss_terms(self.weights, self.model(a, b), a, b)[0]
 
 def step_of(acc, model, cfg): # accelerator, prepared model, Config
-    "The loss of a batch, as a function of `(a, b)`; one GPU replays it and its gradients as a CUDA graph, since a step is thousands of kernels that take far longer to launch than to run."
+    "The loss of a batch, as a function of `(a, b)`; one GPU replays it and its gradients as a CUDA graph."
     if acc.device.type != 'cuda' or acc.num_processes > 1: return _Step(model, cfg.weights)
     warnings.filterwarnings('ignore', 'The AccumulateGrad node', UserWarning) # recording happens on a stream of its own
     graphs = {}
