@@ -10,6 +10,7 @@ __all__ = ['SHIPPED', 'LOSSES', 'Config', 'content_loss', 'metric_loss', 'struct
 
 # %% ../nbs/02_pretrain.ipynb #cell-003
 import math
+import time
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 
 from .data import FusionDataset, PhantomDataset, command, constant_like, dataloader, llvip_pairs, luma, write_atomically
 from .metrics import METRICS, gaussian_window
-from .model import FusionNet, atomic_save, build_network, emulates_bf16, load_checkpoint, read_checkpoint, save_checkpoint
+from .model import FusionNet, atomic_save, build_network, emulates_bf16, load_checkpoint, read_checkpoint
 
 # %% ../nbs/02_pretrain.ipynb #cell-006
 @dataclass
@@ -157,11 +158,15 @@ def train_epoch(acc, model, step, opt, sched, dl, cfg, epoch, progress=True): # 
     "Trains for one epoch; mean loss. FloatingPointError names the batch whose loss is not finite."
     total, n = 0., 0
     bar = tqdm(dl, desc=f'epoch {epoch+1}', leave=False, disable=None if progress and acc.is_main_process else True)
-    for i, (a, b, names) in enumerate(bar):
+    batches = enumerate(bar)
+    batch = next(batches, None)
+    while batch:
+        i, (a, b, names) = batch
         loss = step(a, b)
+        acc.backward(loss)
+        batch = next(batches, None) # loaded while a GPU works
         value = loss.item()
         if not math.isfinite(value): raise FloatingPointError(f'loss is {value} in epoch {epoch+1}, batch {i+1}: {", ".join(names)}')
-        acc.backward(loss)
         acc.clip_grad_norm_(model.parameters(), cfg.grad_clip)
         opt.step()
         sched.step()
@@ -206,10 +211,10 @@ def _load_state(path, model, opt, sched, cfg):
     sched.load_state_dict(ckpt['scheduler'])
     return ckpt['history']
 
-def _save_epoch(out, name, curves, net, opt, sched, cfg, history, best):
-    "Writes the best model, the state of the run, the history and the curves, each whole or not at all."
-    row, config = history[-1], asdict(cfg)
-    if row['valid_loss'] < best: save_checkpoint(net, out/name, train_config=config, epoch=row['epoch'], valid_loss=row['valid_loss'])
+def _save_run(out, name, curves, net, opt, sched, cfg, history, best):
+    "Writes the best model (where there is a new one), the state of the run, the history and the curves, each whole or not at all."
+    config = asdict(cfg)
+    if best: atomic_save(dict(best, config=net.config, train_config=config), out/name)
     atomic_save(dict(model_state_dict=net.state_dict(), config=net.config, optimizer=opt.state_dict(), scheduler=sched.state_dict(), history=history, train_config=config), out/'last.pth')
     write_atomically(out/'history.csv', lambda tmp: pd.DataFrame(history).to_csv(tmp, index=False))
     fig = plot_history(history)
@@ -235,19 +240,20 @@ def train(model, # FusionNet, changed in place
           out, # folder for everything that is written
           name='fusion_model_fixed.pth', # file of the best model
           curves='training_curves.png', # file of the learning curves
-          progress=True): # a progress bar on a terminal, one line an epoch
-    "Trains with validation, best model kept, checkpoint and history after every epoch; resumes what `out` holds. Gives the history."
+          progress=True, # a progress bar on a terminal, one line an epoch
+          save_every=30.): # seconds between two checkpoints at least; the first and the last epoch always have one
+    "Trains with validation, best model kept, checkpoint and history after an epoch; resumes what `out` holds. Gives the history."
     AcceleratorState._reset_state() # an earlier run of this process may have had another precision
     acc = Accelerator(mixed_precision=cfg.mixed_precision)
     if cfg.mixed_precision == 'bf16' and acc.is_main_process and emulates_bf16(acc.device): warnings.warn('this processor only imitates bfloat16, far slower than float32: start anew with --mixed-precision no', stacklevel=2)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     train_dl = dataloader(train_ds, cfg.batch_size, shuffle=True, workers=cfg.workers, seed=cfg.seed, drop_last=len(train_ds) >= cfg.batch_size)
-    valid_dl = dataloader(valid_ds, cfg.batch_size, workers=cfg.workers)
+    valid_dl = dataloader(valid_ds, 4*cfg.batch_size, workers=cfg.workers) # without gradients there is room for more
     opt = torch.optim.AdamW(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay, fused=acc.device.type == 'cuda')
     sched = _schedule(opt, cfg, cfg.epochs*math.ceil(len(train_dl)/acc.num_processes))
     history = _load_state(out/'last.pth', model, opt, sched, cfg)
-    best = min((h['valid_loss'] for h in history), default=math.inf)
+    least, best, saved = min((h['valid_loss'] for h in history), default=math.inf), None, -math.inf
     freeze_encoders(model, len(history) < cfg.freeze_epochs)
     net = model
     model, opt, train_dl, valid_dl = acc.prepare(model, opt, train_dl, valid_dl)
@@ -264,8 +270,12 @@ def train(model, # FusionNet, changed in place
         row |= valid_epoch(acc, model, valid_dl, cfg)
         history.append(row)
         if progress: acc.print(f"epoch {epoch+1}/{cfg.epochs}: training loss {row['train_loss']:.4f}, validation loss {row['valid_loss']:.4f}", flush=True)
-        if acc.is_main_process: _save_epoch(out, name, curves, net, opt, sched, cfg, history, best)
-        best = min(best, row['valid_loss'])
+        if row['valid_loss'] < least:
+            least = row['valid_loss']
+            best = dict(model_state_dict={k: v.clone() for k, v in net.state_dict().items()}, epoch=row['epoch'], valid_loss=least)
+        if acc.is_main_process and (epoch+1 == cfg.epochs or time.monotonic()-saved >= save_every):
+            _save_run(out, name, curves, net, opt, sched, cfg, history, best)
+            best, saved = None, time.monotonic()
     acc.wait_for_everyone()
     return history
 
