@@ -54,6 +54,7 @@ class Config:
     mixed_precision:str = 'no' # 'no', 'bf16' or 'fp16'
     seed:int = 42 # of weights, shuffling and augmentation
     workers:int = 0 # processes that load data
+    cuda_graph:bool = True # one GPU replays its steps; False for a loss that cannot be recorded
 
 # %% ../nbs/02_pretrain.ipynb #cell-009
 SHIPPED = dict(crop=128, epochs=5, lr=5e-4, schedule='cosine', enhance_contrast=False, mixed_precision='bf16')
@@ -141,15 +142,18 @@ class _Step(nn.Module):
     def forward(self, a, b): return loss_terms(self.weights, self.model(a, b), a, b)[0]
 
 def step_of(acc, model, cfg): # accelerator, prepared model, Config
-    "The loss of a batch, as a function of `(a, b)`; one GPU replays it and its gradients as a CUDA graph."
-    if acc.device.type != 'cuda' or acc.num_processes > 1: return _Step(model, cfg.weights)
+    "The loss of a batch, as a function of `(a, b)`; one GPU replays it and its gradients as a CUDA graph. RuntimeError where it cannot be recorded."
+    if acc.device.type != 'cuda' or acc.num_processes > 1 or not cfg.cuda_graph: return _Step(model, cfg.weights)
     warnings.filterwarnings('ignore', 'The AccumulateGrad node', UserWarning) # recording happens on a stream of its own
     graphs = {}
     def step(a, b):
         key = a.shape, *(m.training for m in model.modules()), *(p.requires_grad for p in model.parameters()) # frozen encoders are another graph
         if key not in graphs:
             before = [x.clone() for x in model.buffers()]
-            graphs[key] = torch.cuda.make_graphed_callables(_Step(model, cfg.weights), (a, b), allow_unused_input=True)
+            try: graphs[key] = torch.cuda.make_graphed_callables(_Step(model, cfg.weights), (a, b), allow_unused_input=True)
+            except torch.OutOfMemoryError: raise
+            except RuntimeError as e: raise RuntimeError(f'the loss ({", ".join(cfg.weights)}) could not be recorded as a CUDA graph ({e}): keep its terms on the device, '
+                                                         'without .item() or constants copied there, or train with cuda_graph=False') from e
             for x, y in zip(model.buffers(), before): x.copy_(y) # running averages, which recording has moved
         return graphs[key](a, b)
     return step
@@ -204,7 +208,7 @@ def _load_state(path, model, opt, sched, cfg):
     if not Path(path).is_file(): return []
     ckpt = read_checkpoint(path)
     new = asdict(cfg)
-    changed = [k for k in new if k != 'workers' and ckpt['train_config'].get(k) != new[k]]
+    changed = [k for k in new if k not in ('workers', 'cuda_graph') and ckpt['train_config'].get(k) != new[k]]
     if changed: raise ValueError(f'{path}: was started with another {", ".join(changed)}; continue with the same, or delete the folder to start anew')
     model.load_state_dict(ckpt['model_state_dict'])
     opt.load_state_dict(ckpt['optimizer'])
