@@ -151,7 +151,7 @@ def step_of(acc, model, cfg): # accelerator, prepared model, Config
         if key not in graphs:
             before = [x.clone() for x in model.buffers()]
             try: graphs[key] = torch.cuda.make_graphed_callables(_Step(model, cfg.weights), (a, b), allow_unused_input=True)
-            except torch.OutOfMemoryError: raise
+            except torch.cuda.OutOfMemoryError: raise
             except RuntimeError as e: raise RuntimeError(f'the loss ({", ".join(cfg.weights)}) could not be recorded as a CUDA graph ({e}): keep its terms on the device, '
                                                          'without .item() or constants copied there, or train with cuda_graph=False') from e
             for x, y in zip(model.buffers(), before): x.copy_(y) # running averages, which recording has moved
@@ -274,7 +274,7 @@ def train(model, # FusionNet, changed in place
         row |= valid_epoch(acc, model, valid_dl, cfg)
         history.append(row)
         if progress: acc.print(f"epoch {epoch+1}/{cfg.epochs}: training loss {row['train_loss']:.4f}, validation loss {row['valid_loss']:.4f}", flush=True)
-        if row['valid_loss'] < least:
+        if acc.is_main_process and row['valid_loss'] < least:
             least = row['valid_loss']
             best = dict(model_state_dict={k: v.clone() for k, v in net.state_dict().items()}, epoch=row['epoch'], valid_loss=least)
         if acc.is_main_process and (epoch+1 == cfg.epochs or time.monotonic()-saved >= save_every):
