@@ -16,16 +16,17 @@ README = Path(__file__).resolve().parents[1]/'README.md'
 COMMANDS = ('fuse', 'pretrain', 'finetune', 'evaluate', 'benchmark', 'data')
 
 
-def test_every_command_explains_itself(tmp_path):
+def test_every_command_explains_itself(tmp_path, here):
     "Each `--help`, and every option that the README's commands use is in it."
     usage = {}
-    for command, (code, out, err) in together(**{c: start(f'medfusion_{c}', '--help', cwd=tmp_path) for c in COMMANDS}):
+    for command in COMMANDS:
+        code, out, err = here(f'medfusion_{command}', '--help')
         assert (code, err) == (0, ''), (command, err)
         assert out.startswith(f'usage: medfusion_{command} ') and out.rstrip().endswith(EXIT_CODES), out
         assert re.search(rf'^example:\n  medfusion_{command}\b', out, re.M) or command == 'data', f'{command} shows no example'
         assert not re.search(r'--\w+_|default: (None|False|\()', out), out # one style: dashes, defaults as one would type them
         usage[f'medfusion_{command}'] = out
-    code, out, err = run('medfusion_data', 'fetch', '--help', cwd=tmp_path) # options of an action
+    code, out, err = here('medfusion_data', 'fetch', '--help') # options of an action
     assert (code, err) == (0, '') and re.search(r'^example:\n  medfusion_data fetch', out, re.M), err
     usage['medfusion_data'] += out
     assert not tree(tmp_path)
