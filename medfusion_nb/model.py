@@ -133,10 +133,17 @@ class UpBlock(nn.Module):
         return self.conv(x if skip is None else torch.cat([x, skip], 1))
 
 # %% ../nbs/01_model.ipynb #cell-030
+def _largest(x): # (B,1,H,W)
+    "Largest value of the 3x3 neighbourhood, rows and columns in turn, which `max_pool2d` does not."
+    for d in (-1, -2):
+        n, first, last = x.shape[d], x.narrow(d, 0, 1), x.narrow(d, -1, 1)
+        framed = torch.cat([first, x, last], d)
+        x = torch.maximum(torch.maximum(framed.narrow(d, 0, n), x), framed.narrow(d, 2, n))
+    return x
+
 def source_bounds(ct, mri): # (B,1,H,W) each
     "Smallest and largest value of both sources in the 3x3 neighbourhood, two (B,1,H,W)."
-    low, high = torch.minimum(ct, mri), torch.maximum(ct, mri)
-    return -F.max_pool2d(-low, 3, stride=1, padding=1), F.max_pool2d(high, 3, stride=1, padding=1)
+    return -_largest(-torch.minimum(ct, mri)), _largest(torch.maximum(ct, mri))
 
 class Bound(torch.autograd.Function):
     "Clamps `x` to [low, high]; outside, only gradients that lead back inside pass."
@@ -191,7 +198,8 @@ class PairNet(nn.Module):
                 attention=False): # also return the attention maps
         _check_inputs(ct, mri)
         h, w = mri.shape[-2:]
-        ct, mri = (F.pad(x.float(), (0, -w%self.multiple, 0, -h%self.multiple), mode='replicate') for x in (ct, mri))
+        more = (0, -w%self.multiple, 0, -h%self.multiple)
+        ct, mri = (F.pad(x.float(), more, mode='replicate') if any(more) else x.float() for x in (ct, mri))
         fused, maps = self._fuse(ct, mri)
         fused = fused[..., :h, :w]
         return (fused, maps) if attention else fused

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -86,17 +87,20 @@ def hold(tmp_path_factory):
 
 
 @pytest.fixture
-def here(capsys, monkeypatch, tmp_path):
-    "Runs a command within this process, in the test's folder and without real data: exit code, standard output, standard error."
+def here(capfd, monkeypatch, tmp_path):
+    "Runs a command within this process, in the test's folder and without real data, warnings shown as a process shows them: exit code, standard output, standard error."
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('MEDFUSION_DATA', raising=False)
     def run_here(command, *args):
         [script] = entry_points(group='console_scripts', name=command)
         monkeypatch.setattr(sys, 'argv', [command, *map(str, args)])
-        capsys.readouterr()
-        try: script.load()(); code = 0
-        except SystemExit as e: code = e.code or 0
-        return code, *capsys.readouterr()
+        capfd.readouterr()
+        with warnings.catch_warnings(): # pytest collects them, and lets those about deprecation through
+            warnings.showwarning = lambda message, category, file, line, *_: sys.stderr.write(warnings.formatwarning(message, category, file, line))
+            for kind in (DeprecationWarning, PendingDeprecationWarning): warnings.simplefilter('ignore', kind)
+            try: script.load()(); code = 0
+            except SystemExit as e: code = e.code or 0
+        return code, *capfd.readouterr()
     return run_here
 
 

@@ -46,25 +46,22 @@ def test_every_command_has_a_version_and_refuses_an_unknown_option(tmp_path, her
     assert not tree(tmp_path)
 
 
-def test_json_is_all_that_is_printed(tmp_path):
-    "Piped, with `--json`: one JSON object on standard output, nothing on standard error, and what it says is true."
+def test_json_is_all_that_is_printed(tmp_path, here):
+    "Not on a terminal, with `--json`: one JSON object on standard output, nothing on standard error, and what it says is true. One command in a process of its own, the others in this one."
     write_llvip(tmp_path/'llvip')
     for folder in write_pairs(tmp_path/'study', 4, size=64):
         for f, name in zip(sorted(folder.iterdir()), (20001, 20002, 33001, 41001)): f.rename(folder/f'{name}.png')
     quick = ['--epochs', 1, '--crop', 32, '--backbone', 'resnet18', '--imagenet', 'no', '--batch_size', 16]
     results = {}
-    for command, (code, out, err) in together(
-            fuse=start('medfusion_fuse', 'study/CT', 'study/MRI', '-o', 'fused', '--json', cwd=tmp_path),
-            pretrain=start('medfusion_pretrain', 'llvip', *quick, '-o', 'pre', '--json', cwd=tmp_path),
-            finetune=start('medfusion_finetune', 'study', *quick, '-o', 'fine', '--json', cwd=tmp_path),
-            evaluate=start('medfusion_evaluate', 'study', '-o', 'eval', '--json', cwd=tmp_path),
-            benchmark=start('medfusion_benchmark', '--sizes', 64, '--batches', 1, '--precisions', 'float32', '--devices', 'cpu', '--repeats', 1, '-o', 'bench', '--json', cwd=tmp_path)):
+    fusing = start('medfusion_fuse', 'study/CT', 'study/MRI', '-o', 'fused', '--json', cwd=tmp_path)
+    runs = dict(pretrain=('llvip', *quick), finetune=('study', *quick), evaluate=('study',), benchmark=('--sizes', 64, '--batches', 1, '--precisions', 'float32', '--devices', 'cpu', '--repeats', 1))
+    for command, (code, out, err) in {**{k: here(f'medfusion_{k}', *args, '-o', k, '--json') for k, args in runs.items()}, 'fuse': finish(fusing)}.items():
         assert (code, err) == (0, ''), (command, err)
         results[command] = json.loads(out, parse_constant=lambda x: x/0) # NaN is no JSON
     assert sorted(results['fuse']['written']) == [f'fused/{n}.png' for n in (20001, 20002, 33001, 41001)]
     for command in ('pretrain', 'finetune'):
         assert (tmp_path/results[command]['checkpoint']).is_file() and len(results[command]['history']) == 1
-    assert results['evaluate']['pairs'] == 2 and results['evaluate']['summary'] == json.loads((tmp_path/'eval'/'summary_statistics.json').read_text())
+    assert results['evaluate']['pairs'] == 2 and results['evaluate']['summary'] == json.loads((tmp_path/'evaluate'/'summary_statistics.json').read_text())
     assert {r['task'] for r in results['benchmark']['rows']} >= {'fuse', 'train'}
 
 
