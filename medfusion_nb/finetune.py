@@ -206,7 +206,7 @@ SHIPPED = dict(crop=160, rotate=0., scale=0., epochs=24, freeze_epochs=2, lr=1e-
                weights=dict(protocol=10.)) # the large network, from phase 1
 POLISH = {**SHIPPED, 'epochs': 4, 'freeze_epochs': 0, 'lr': 2e-4, 'weights': dict(protocol=10., invented=30.)} # each of these from the result of the one before
 EDGED = {**POLISH, 'epochs': 6, 'lr': 7e-4, 'weights': dict(edges=10., invented=1.)}
-GREYED = {**EDGED, 'epochs': 2, 'weights': dict(edges=10., invented=1., grey_bone=10.)} # where the training loss of `edges` stays above 0.5; after it `edges` again, 4 epochs
+GREYED = {**EDGED, 'epochs': 2, 'weights': dict(edges=10., invented=1., grey_bone=10.)} # where the training loss of `edges` stays above 0.5; after it `edges` again, 4 epochs; and both once more where it still does
 BALANCED = {**POLISH, 'epochs': 24, 'lr': 5e-4, 'weights': dict(balance=10., invented=2.)}
 FINISHED = {**POLISH, 'epochs': 14, 'lr': 3.5e-4, 'weights': dict(finish=10., invented=1.6)}
 SETTLED = {**POLISH, 'epochs': 6, 'lr': 2e-4, 'weights': dict(settle=10., invented=1.6)}
