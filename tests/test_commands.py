@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 
 import numpy as np
-from conftest import finish, image, one_line, run, start, together, tree, write_llvip, write_pairs
+from conftest import finish, image, one_line, run, start, tree, write_llvip, write_pairs
 from scipy.ndimage import maximum_filter
 
 from medfusion_nb import __version__
