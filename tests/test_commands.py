@@ -65,6 +65,17 @@ def test_json_is_all_that_is_printed(tmp_path, here):
     assert {r['task'] for r in results['benchmark']['rows']} >= {'fuse', 'train'}
 
 
+def test_adapt_learns_from_all_pairs_whatever_their_names(tmp_path, here):
+    write_pairs(tmp_path/'mine', 3, size=64)
+    quick = ('mine', '--checkpoint', 'compact', '--recipe', 'adapt', '--epochs', 1, '--crop', 64, '--mixed-precision', 'no', '-o', 'run')
+    code, out, err = here('medfusion_finetune', *quick, '--json')
+    assert (code, err) == (0, '') and json.loads(out)['evaluation']['pairs'] == 3
+    code, out, err = here('medfusion_fuse', 'mine/CT', 'mine/MRI', '--weights', 'run/medical_fusion_finetuned.pth', '-o', 'fused')
+    assert code == 0 and len(tree(tmp_path/'fused')) == 3, err
+    code, out, err = here('medfusion_finetune', *quick[:-1], 'other', '--valid', '33')
+    assert code == 2 and 'patient number' in one_line(err, 'medfusion_finetune')
+
+
 def test_data_verifies_and_asks_before_it_fetches(tmp_path, here, monkeypatch):
     "Exit code 0 for a good folder, 1 for one with a wrong pair, 2 where terms are not accepted; nothing is asked of the network before that."
     ct, mri = write_pairs(tmp_path/'good', 2, size=96)
