@@ -500,7 +500,7 @@ def aanlib_patient(
 ) -> str:     # patient number
     "Patient of an AANLIB slice, '21006' -> '21'; raises `ValueError` on another kind of name."
     if not (name.isdecimal() and len(name) > 3):
-        raise ValueError(f"{name!r} is not a patient number followed by a three-digit slice number: pass your own rule, patient=...")
+        raise ValueError(f"{name!r} is not a patient number followed by a three-digit slice number (33005): rename the files, or keep no patient apart (valid and test empty), or pass your own rule, patient=...")
     return name[:-3]
 
 # %% ../nbs/00_data.ipynb #cell-088

@@ -284,12 +284,14 @@ def medfusion_finetune(
     seed:int=None, # of weights, shuffling and augmentation (given recipe: 42)
     workers:int=None, # processes that load data (given recipe: 0)
     imagenet:str=None, # without a checkpoint: local state_dict of the backbone, or 'no' (default: torchvision's ImageNet weights)
-    valid:str=None, # patients for validation, comma separated (default: 33,41; with --recipe adapt none: the training pairs)
-    test:str=None, # patients never looked at, comma separated (default: 16,21; with --recipe adapt none)
+    valid:Param(f'patients for validation, comma separated (default: {",".join(VALID)}; with --recipe adapt none: the training pairs)', str)=None,
+    test:Param(f'patients never looked at, comma separated (default: {",".join(TEST)}; with --recipe adapt none)', str)=None,
     hu:bool=False, # CT files are in Hounsfield units: window them to 40/400
     recipe:Param('given: as published; shipped, polish, edges, balance, finish, settle, one after the other: of the large network in the package; grey: between, where edges leaves bone white; adapt: a finished network (--checkpoint full) to the pairs that it is to fuse; compact, taught, lift: of the small one, which learns from the large one', str, choices=tuple(RECIPES))='given',
 ):
     "Phase 2: fine-tune the fusion network on CT-MRI pairs."
+    if not checkpoint and recipe not in ('given', 'shipped', 'compact'):
+        raise ValueError(f'--recipe {recipe} goes on from a trained network: name it with --checkpoint, a .pth or, for the networks in the package, full or compact')
     cfg = options(Config.finetuning(**RECIPES[recipe]), epochs=epochs, freeze_epochs=freeze_epochs, batch_size=batch_size, lr=lr,
                   crop=crop, schedule=schedule, backbone=backbone, mixed_precision=mixed_precision, seed=seed, workers=workers)
     valid, test = ((() if recipe == 'adapt' else default) if x is None else [p for p in x.split(',') if p] for x, default in ((valid, VALID), (test, TEST)))

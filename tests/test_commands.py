@@ -73,7 +73,11 @@ def test_adapt_learns_from_all_pairs_whatever_their_names(tmp_path, here):
     code, out, err = here('medfusion_fuse', 'mine/CT', 'mine/MRI', '--weights', 'run/medical_fusion_finetuned.pth', '-o', 'fused')
     assert code == 0 and len(tree(tmp_path/'fused')) == 3, err
     code, out, err = here('medfusion_finetune', *quick[:-1], 'other', '--valid', '33')
-    assert code == 2 and 'patient number' in one_line(err, 'medfusion_finetune')
+    assert code == 2 and 'valid and test empty' in one_line(err, 'medfusion_finetune')
+    code, out, err = here('medfusion_finetune', 'mine', '--recipe', 'adapt', '-o', 'other')
+    assert code == 2 and '--checkpoint' in one_line(err, 'medfusion_finetune') and not (tmp_path/'other').exists()
+    code, out, err = here('medfusion_finetune', 'mine', '--checkpoint', 'compact', '--valid=', '--test=', '--epochs', 1, '--crop', 64, '-o', 'all', '--json')
+    assert (code, err) == (0, '') and json.loads(out)['evaluation']['pairs'] == 3
 
 
 def test_data_verifies_and_asks_before_it_fetches(tmp_path, here, monkeypatch):
