@@ -607,9 +607,12 @@ class PairDataset(Dataset):
         rotate:float=10.,     # largest rotation, degrees
         scale:float=.1,       # largest relative change of scale
         intensity:float=.1,   # largest relative change of gain and gamma, drawn for each image alone
+        mix:float=0.,         # share of the training pairs that take b from another pair
+        turns:bool=False,     # quarter turns and transposition of the training pairs?
     ):
         if crop is not None and crop < 1: raise ValueError(f"crop={crop}: expected a positive number of pixels, or None")
-        self.crop, self.augment, self.seed, self.rotate, self.scale, self.intensity = crop, augment, seed, rotate, scale, intensity
+        if not 0 <= mix <= 1: raise ValueError(f"mix={mix}: expected a share, 0 to 1")
+        self.crop, self.augment, self.seed, self.rotate, self.scale, self.intensity, self.mix, self.turns = crop, augment, seed, rotate, scale, intensity, mix, turns
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
 
     def set_epoch(self, epoch:int):
@@ -631,11 +634,23 @@ class PairDataset(Dataset):
             if best[0] >= .2: break
         return best[1]
 
+    def _vary(self, i, a, b):
+        "Pair `i` with b of another pair of its size, in `mix` of the cases, and laid in one of eight ways."
+        rng = np.random.default_rng((self.seed, self.epoch, i, 1))
+        if rng.random() < self.mix:
+            other = self.arrays(int(rng.integers(len(self))))[1]
+            if other.shape == b.shape: b = other
+        if self.turns:
+            quarters, transposed = rng.integers(4), rng.random() < .5
+            a, b = (np.ascontiguousarray(np.rot90(im.swapaxes(0, 1) if transposed else im, quarters)) for im in (a, b))
+        return a, b
+
     def __getitem__(self, i:int) -> tuple: # a (1|3,H,W), b (1,H,W) float32 in [0,1], name
         "Pair `i`, cropped and augmented as this epoch wants it."
         if not -len(self) <= i < len(self): raise IndexError(f"pair {i} of {len(self)}")
         i %= len(self)
         a, b, name = self.arrays(i)
+        if self.augment and (self.mix or self.turns): a, b = self._vary(i, a, b)
         rng = np.random.default_rng((self.seed, self.epoch, i))
         a, b = map(_to_float, self._geometry(a, b, rng))
         if self.augment and self.intensity: a, b = (_jitter(im, rng, self.intensity) for im in (a, b))
@@ -653,7 +668,7 @@ class FusionDataset(PairDataset):
         window=None,          # CT window of a, name or (centre, width), for files in Hounsfield units only
         seed:int=0,           # determines every random choice together with epoch and index
         cache_gb:float=4.,    # memory for decoded images; pairs beyond it are decoded when asked for
-        **kwargs,             # rotate, scale, intensity of PairDataset
+        **kwargs,             # rotate, scale, intensity, mix, turns of PairDataset
     ):
         super().__init__(crop=crop, augment=augment, seed=seed, **kwargs)
         if not len(pairs): raise ValueError("no pairs: the list is empty")

@@ -152,7 +152,7 @@ def ct_mri(root, # folder with the two modality folders
     for k in ('train', 'valid'):
         if not split[k]: raise ValueError(f'{root}: no pair left for {k}; name other patients with valid=')
     kw = dict(crop=cfg.crop, enhance=cfg.enhance_contrast, seed=cfg.seed, window=(cfg.window_center, cfg.window_width) if hu else None)
-    return FusionDataset(split['train'], augment=True, rotate=cfg.rotate, scale=cfg.scale, **kw), FusionDataset(split['valid'], **kw)
+    return FusionDataset(split['train'], augment=True, rotate=cfg.rotate, scale=cfg.scale, mix=cfg.mix, turns=cfg.turns, **kw), FusionDataset(split['valid'], **kw)
 
 # %% ../nbs/03_finetune.ipynb #cell-023
 def finetune(root=None, # folder with CT and MRI folders; None: phantoms

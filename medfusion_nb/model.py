@@ -7,14 +7,16 @@ __all__ = ['BACKBONES', 'WEIGHTS', 'imagenet_state', 'grey_kernel', 'Encoder', '
            'conv_block', 'AttentionGate', 'FeatureFusion', 'UpBlock', 'source_bounds', 'Bound', 'pixels', 'blend_layer',
            'blend', 'DetailHead', 'PairNet', 'FusionNet', 'emulates_bf16', 'use_bf16', 'Residual', 'CompactNet',
            'atomic_save', 'save_checkpoint', 'read_checkpoint', 'build_network', 'load_checkpoint', 'quantize',
-           'dequantize', 'save_shipped', 'shipped_file', 'load_shipped', 'attention_maps', 'fuse_arrays']
+           'dequantize', 'save_shipped', 'shipped_file', 'load_shipped', 'attention_maps', 'folded', 'fuse_arrays']
 
 # %% ../nbs/01_model.ipynb #cell-003
+import copy
 import hashlib
 import json
 import urllib.error
 import warnings
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from fastcore.basics import patch
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .data import luma, write_atomically
 
@@ -404,6 +407,17 @@ def attention_maps(model, # FusionNet
     out = {f'{k} 1/{4*2**i}': enlarge(where) for k in ('ct', 'mri') for i, (where, _) in enumerate(maps[k])}
     if maps['weight'] is not None: out['ct weight'] = maps['weight'][..., :h, :w]
     return out
+
+# %% ../nbs/01_model.ipynb #f01d0002
+def folded(model): # FusionNet or CompactNet
+    "A copy in eval mode whose convolutions do the batch norm that follows them: the same image, sooner."
+    model = copy.deepcopy(model).eval()
+    for block in [*model.modules()]:
+        for (i, conv), (j, norm) in pairwise(block.named_children()):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(block, i, fuse_conv_bn_eval(conv, norm))
+                setattr(block, j, nn.Identity())
+    return model
 
 # %% ../nbs/01_model.ipynb #cell-074
 def fuse_arrays(model, # FusionNet

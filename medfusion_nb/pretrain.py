@@ -41,6 +41,8 @@ class Config:
     crop:int = 256 # side of the training crops, pixels
     rotate:float = 10. # largest rotation of the augmentation, degrees
     scale:float = 0.1 # its largest relative change of scale; without both, crops are cut at whole pixels
+    mix:float = 0. # share of the training pairs that take the MRI of another pair
+    turns:bool = False # training pairs also lie transposed and in quarter turns
     schedule:str = 'constant' # 'constant', or 'cosine' down to a hundredth of `lr`
     weights:dict = field(default_factory=lambda: dict(content=15., structure=8., detail=5., consistency=3., gradient=2.)) # term -> weight
     enhance_contrast:bool = True # CLAHE on CT and MRI
@@ -207,8 +209,8 @@ def _load_state(path, model, opt, sched, cfg):
     "Restores a run from `path`; its history, or [] where there is none. ValueError if another configuration made it."
     if not Path(path).is_file(): return []
     ckpt = read_checkpoint(path)
-    new = asdict(cfg)
-    changed = [k for k in new if k not in ('workers', 'cuda_graph') and ckpt['train_config'].get(k) != new[k]]
+    new, old = asdict(cfg), {**asdict(Config()), **ckpt['train_config']} # an option that came later stood at its default
+    changed = [k for k in new if k not in ('workers', 'cuda_graph') and old[k] != new[k]]
     if changed: raise ValueError(f'{path}: was started with another {", ".join(changed)}; continue with the same, or delete the folder to start anew')
     model.load_state_dict(ckpt['model_state_dict'])
     opt.load_state_dict(ckpt['optimizer'])
@@ -289,7 +291,7 @@ def visible_infrared(roots, # LLVIP-style folders: {visible,infrared}/{train,tes
     "Training and validation datasets pooled from the folders: visible in colour, infrared in one channel."
     pairs = {s: [p for r in roots for p in llvip_pairs(r, s)] for s in ('train', 'test')}
     kw = dict(color=True, crop=cfg.crop, enhance=cfg.enhance_contrast, seed=cfg.seed)
-    return FusionDataset(pairs['train'], augment=True, rotate=cfg.rotate, scale=cfg.scale, **kw), FusionDataset(pairs['test'], **kw)
+    return FusionDataset(pairs['train'], augment=True, rotate=cfg.rotate, scale=cfg.scale, mix=cfg.mix, turns=cfg.turns, **kw), FusionDataset(pairs['test'], **kw)
 
 def new_network(cfg, # Config
                 imagenet=True): # start of the large network's encoders: True, False, or the path of a `state_dict`
