@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from .data import PhantomDataset, command, write_atomically
 from .metrics import METRICS, evaluate
-from .model import FusionNet, build_network, emulates_bf16, folded
+from .model import FusionNet, build_network, emulates_bf16, fold_batch_norm
 from .pretrain import Config, loss_terms
 
 # %% ../nbs/05_benchmark.ipynb #cell-007
@@ -109,7 +109,7 @@ def precisions_of(device): # its name
 
 def _cpu_job(network, precision, size, batch, threads):
     "Code that fuses one batch."
-    return (f'torch.set_num_threads({threads})\nnet = folded(build_network({NETWORKS[network]})).to(torch.{precision})\n'
+    return (f'torch.set_num_threads({threads})\nnet = fold_batch_norm(build_network({NETWORKS[network]})).to(torch.{precision})\n'
             f'x = torch.rand({batch}, 1, {size}, {size})\nwith torch.inference_mode(): net(x, x)')
 
 def _cuda_peak(call, device): # MiB
@@ -160,7 +160,7 @@ def benchmark_fusion(
     ways = [(d, p) for d in devices for p in precisions or precisions_of(d)]
     with tqdm(total=len(ways)*len(grid), disable=None if progress else True) as bar:
         for device, precision in ways:
-            nets = {k: folded(build_network(v)).to(device, getattr(torch, precision)) for k, v in NETWORKS.items()}
+            nets = {k: fold_batch_norm(build_network(v)).to(device, getattr(torch, precision)) for k, v in NETWORKS.items()}
             for size, batch in grid:
                 rows += [dict(r, precision=precision) for r in _time_fusion(nets, size, batch, device, repeats)]
                 bar.update()
@@ -168,7 +168,7 @@ def benchmark_fusion(
     if memory and 'cpu' in devices:
         mine = df.index[(df.device == 'cpu') & (df.network != 'plain_decoder')]
         jobs = [_cpu_job(r.network, r.precision, r['size'], r.batch, torch.get_num_threads()) for _, r in df.loc[mine].iterrows()]
-        df.loc[mine, 'peak_mb'] = peak_memory('import torch\nfrom medfusion_nb.model import build_network, folded', jobs).peak_mb[1:].values
+        df.loc[mine, 'peak_mb'] = peak_memory('import torch\nfrom medfusion_nb.model import build_network, fold_batch_norm', jobs).peak_mb[1:].values
     return df[['task', 'network', 'device', 'precision', 'size', 'batch', 'seconds', 'pairs_per_s', 'peak_mb', 'to_plain']]
 
 # %% ../nbs/05_benchmark.ipynb #cell-024

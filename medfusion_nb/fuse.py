@@ -25,7 +25,7 @@ from matplotlib import colormaps
 from tqdm import tqdm
 
 from .data import EXTENSIONS, WINDOWS, CommandParser, Pair, find_pairs, get_window, phantom_pair, read_image, run_command, show_images, write_image
-from .model import FusionNet, PairNet, attention_maps, folded, fuse_arrays, use_bf16
+from .model import FusionNet, PairNet, attention_maps, fold_batch_norm, fuse_arrays, use_bf16
 from .study import check_study_output, fuse_batch, fuse_study, write_study
 from .volume import find_series, is_volume, list_series, read_volume
 
@@ -52,13 +52,13 @@ def which_network(
     return 'full' if attention or pick_device(device).type == 'cuda' else 'compact'
 
 @lru_cache(maxsize=3)
-def _shipped(weights, device, dtype): return folded(FusionNet.from_pretrained(weights)).to(device, dtype)
+def _shipped(weights, device, dtype): return fold_batch_norm(FusionNet.from_pretrained(weights)).to(device, dtype)
 
 def load_model(
     weights:str|Path=None, # None: see which_network; 'full' or 'compact', in the package; a `.pth` file, a folder, or OWNER/NAME on the Hugging Face hub
     device:str=None,       # see pick_device
     bf16:bool=False,       # convert it to bfloat16, where the processor has it?
-) -> PairNet:              # in eval mode, on the device, `folded`
+) -> PairNet:              # in eval mode, on the device, its batch norm folded
     "The network with trained weights; raises `FileNotFoundError` or `ValueError` naming weights that cannot be used."
     device = pick_device(device)
     dtype = torch.bfloat16 if use_bf16(bf16, device) else torch.float32
@@ -66,7 +66,7 @@ def load_model(
     if weights in ('full', 'compact'): return _shipped(weights, device, dtype)
     if not (Path(weights).exists() or re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', str(weights))):
         raise FileNotFoundError(f"weights {weights}: no such file or folder, and not a name OWNER/NAME on the Hugging Face hub")
-    try: return folded(FusionNet.from_pretrained(weights)).to(device, dtype)
+    try: return fold_batch_norm(FusionNet.from_pretrained(weights)).to(device, dtype)
     except Exception as e: raise ValueError(f"cannot load weights {weights}: {e}") from e
 
 # %% ../nbs/06_fuse.ipynb #cell-013

@@ -7,10 +7,10 @@ __all__ = ['BACKBONES', 'WEIGHTS', 'imagenet_state', 'grey_kernel', 'Encoder', '
            'conv_block', 'AttentionGate', 'FeatureFusion', 'UpBlock', 'source_bounds', 'Bound', 'pixels', 'blend_layer',
            'blend', 'DetailHead', 'PairNet', 'FusionNet', 'emulates_bf16', 'use_bf16', 'Residual', 'CompactNet',
            'atomic_save', 'save_checkpoint', 'read_checkpoint', 'build_network', 'load_checkpoint', 'quantize',
-           'dequantize', 'save_shipped', 'shipped_file', 'load_shipped', 'attention_maps', 'folded', 'fuse_arrays']
+           'dequantize', 'save_shipped', 'shipped_file', 'load_shipped', 'attention_maps', 'fold_batch_norm',
+           'fuse_arrays']
 
 # %% ../nbs/01_model.ipynb #cell-003
-import copy
 import hashlib
 import json
 import urllib.error
@@ -287,7 +287,7 @@ class CompactNet(PairNet, PyTorchModelHubMixin, library_name='medfusion_nb', lic
         x, scales = F.pixel_unshuffle(2*torch.cat([ct, mri], 1)-1, 2).to(self.out.weight.dtype, memory_format=torch.channels_last), []
         for stage in self.encoder: scales.append(x := stage(x))
         for up, merge, skip in zip(self.up, self.merge, scales[1::-1]): x = merge(up(x) + skip)
-        x = torch.cat([F.pixel_shuffle(x, 2), pixels(ct, mri).to(x.dtype)], 1)
+        x = torch.cat([F.pixel_shuffle(x, 2), pixels(ct, mri).to(x.dtype, memory_format=torch.channels_last)], 1)
         fused, weight = blend(self.out(self.refine(x)), ct, mri)
         return fused, dict(ct=[], mri=[], weight=weight)
 
@@ -409,11 +409,10 @@ def attention_maps(model, # FusionNet
     return out
 
 # %% ../nbs/01_model.ipynb #f01d0002
-def folded(model): # FusionNet or CompactNet
-    "A copy in eval mode whose convolutions do the batch norm that follows them: the same image, sooner."
-    model = copy.deepcopy(model).eval()
-    for block in [*model.modules()]:
-        for (i, conv), (j, norm) in pairwise(block.named_children()):
+def fold_batch_norm(model): # FusionNet or CompactNet, changed in place
+    "Lets convolutions do the batch norm that follows them, and gives the network, in eval mode: the same image, sooner."
+    for block in model.eval().modules():
+        for (i, conv), (j, norm) in pairwise([*block.named_children()]):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(block, i, fuse_conv_bn_eval(conv, norm))
                 setattr(block, j, nn.Identity())
