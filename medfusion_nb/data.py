@@ -760,7 +760,7 @@ def dataloader(
 ) -> DataLoader:          # batches: a (B,1|3,H,W), b (B,1,H,W), B names
     "Batches of a dataset of pairs; raises `ValueError` when images of different size meet in a batch."
     return DataLoader(ds, batch_size, sampler=_EpochOrder(ds, seed) if shuffle else None, num_workers=workers, drop_last=drop_last,
-                      collate_fn=_collate, worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available())
+                      collate_fn=_collate, worker_init_fn=_one_thread)
 
 # %% ../nbs/00_data.ipynb #cell-137
 @contextmanager

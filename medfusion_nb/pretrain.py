@@ -147,9 +147,9 @@ def step_of(acc, model, cfg): # accelerator, prepared model, Config
     "The loss of a batch, as a function of `(a, b)`; one GPU replays it and its gradients as a CUDA graph. RuntimeError where it cannot be recorded."
     if acc.device.type != 'cuda' or acc.num_processes > 1 or not cfg.cuda_graph: return _Step(model, cfg.weights)
     warnings.filterwarnings('ignore', 'The AccumulateGrad node', UserWarning) # recording happens on a stream of its own
-    graphs = {}
+    graphs, modules, parameters = {}, [*model.modules()], [*model.parameters()]
     def step(a, b):
-        key = a.shape, *(m.training for m in model.modules()), *(p.requires_grad for p in model.parameters()) # frozen encoders are another graph
+        key = a.shape, *(m.training for m in modules), *(p.requires_grad for p in parameters) # frozen encoders are another graph
         if key not in graphs:
             before = [x.clone() for x in model.buffers()]
             try: graphs[key] = torch.cuda.make_graphed_callables(_Step(model, cfg.weights), (a, b), allow_unused_input=True)
@@ -161,8 +161,8 @@ def step_of(acc, model, cfg): # accelerator, prepared model, Config
     return step
 
 def train_epoch(acc, model, step, opt, sched, dl, cfg, epoch, progress=True): # accelerator, model, loss of a batch (step_of), optimiser, schedule, DataLoader, Config, number, bar
-    "Trains for one epoch; mean loss. FloatingPointError names the batch whose loss is not finite."
-    total, n = 0., 0
+    "Trains for one epoch; mean loss. FloatingPointError names the batch whose loss is not finite; the network in memory has then learned from it."
+    total, n, parameters = 0., 0, [*model.parameters()]
     bar = tqdm(dl, desc=f'epoch {epoch+1}', leave=False, disable=None if progress and acc.is_main_process else True)
     batches = enumerate(bar)
     batch = next(batches, None)
@@ -170,13 +170,13 @@ def train_epoch(acc, model, step, opt, sched, dl, cfg, epoch, progress=True): # 
         i, (a, b, names) = batch
         loss = step(a, b)
         acc.backward(loss)
-        batch = next(batches, None) # loaded while a GPU works
-        value = loss.item()
-        if not math.isfinite(value): raise FloatingPointError(f'loss is {value} in epoch {epoch+1}, batch {i+1}: {", ".join(names)}')
-        acc.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+        acc.clip_grad_norm_(parameters, cfg.grad_clip)
         opt.step()
         sched.step()
         opt.zero_grad()
+        batch = next(batches, None) # loaded while a GPU works: nothing before asks for its results
+        value = loss.item()
+        if not math.isfinite(value): raise FloatingPointError(f'loss is {value} in epoch {epoch+1}, batch {i+1}: {", ".join(names)}')
         total, n = total+value*len(a), n+len(a)
         bar.set_postfix(loss=f'{value:.3f}')
     return _mean_over_processes(acc, total, n)
