@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 
 import cv2
 import ipywidgets as W
@@ -341,6 +341,7 @@ class Viewer(W.VBox):
     ):
         super().__init__()
         self.scene, self.picture_width, self.cursor, self.drag, self.look, self.kept = scene, width, None, None, None, {}
+        self.lock = RLock() # held while something moves
         self._controls(*scene.check(show, orientation, index), orientation)
         deep = scene.shape[0] > 1
         self.panels = [Panel(lambda event: self.on_mouse(event), wheel=deep) for _ in scene.names]
@@ -388,19 +389,21 @@ def _observe(self:Viewer):
 def set_window(self:Viewer, center, width):
     "Look at the CT through another window."
     window = float(center), max(float(width), 1 if self.scene.hu else .01)
-    if window == self.scene.window: return
-    self.scene.window = window
-    self.window_center.value, self.window_width.value = window
-    self.preset.value = next((k for k, v in self.scene.windows.items() if v == window), 'custom')
-    self.redraw()
+    with self.lock:
+        if window == self.scene.window: return
+        self.scene.window = window
+        self.window_center.value, self.window_width.value = window
+        self.preset.value = next((k for k, v in self.scene.windows.items() if v == window), 'custom')
+        self.redraw()
 
 @patch
 def turn(self:Viewer):
     "Look at another plane, at the cursor where there is one."
-    axis = PLANES[self.orientation.value]
-    n, before = self.scene.shape[axis], self.slice.value
-    with self.slice.hold_trait_notifications(): self.slice.max, self.slice.value = n - 1, self.cursor[axis] if self.cursor else n//2
-    if self.slice.value == before: self.redraw()
+    with self.lock:
+        axis = PLANES[self.orientation.value]
+        n, before = self.scene.shape[axis], self.slice.value
+        with self.slice.hold_trait_notifications(): self.slice.max, self.slice.value = n - 1, self.cursor[axis] if self.cursor else n//2
+        if self.slice.value == before: self.redraw()
 
 # %% ../nbs/07_view.ipynb #76f6c5a1
 _POOL = ThreadPoolExecutor(4)
@@ -431,14 +434,14 @@ def keep(self:Viewer, index):
     "Bring the pictures of a slice into the page, in the place of those farthest from the slice shown."
     if index in self.kept: return
     if len(self.kept) < len(self.sheets): sheet = next(s for s in self.sheets if s not in self.kept.values())
-    else: sheet = self.kept.pop(max(self.kept, key=lambda i: abs(i - self.slice.value)))
+    else: sheet = self.kept.pop(max(self.kept, key=lambda i: abs(i - self.drawn)))
     sheet.value = picture_row([*_POOL.map(lambda names: self.png(names, index), self.shown())], *self.size)
     self.kept[index] = sheet
 
 @patch
 def _stack(self:Viewer):
     "Tell the page which pictures each slice has; a slice without any leaves what is shown until its own arrive."
-    here = self.kept[self.slice.value]
+    here = self.kept[self.drawn]
     self.pictures.children = [self.kept.get(i, here) for i in range(len(self.pictures.children))]
 
 # %% ../nbs/07_view.ipynb #bde93bf7
@@ -459,19 +462,22 @@ def _arrange(self:Viewer):
 @patch
 def redraw(self:Viewer):
     "Show the slice, and keep those ready that would follow."
-    look, i = (self.orientation.value, self.mode.value, self.share.value, self.scene.window, self.shown()), self.slice.value
-    if look != self.look: self.look, self.kept, self.before = look, {}, i; self._arrange()
-    if i not in self.kept: self.keep(i); self._stack()
-    self.annotate()
-    step, self.before = i - self.before, i
-    if abs(step) == 1: _later(lambda: look == self.look and self._ahead(step))
+    with self.lock:
+        look, i = (self.orientation.value, self.mode.value, self.share.value, self.scene.window, self.shown()), self.slice.value
+        if look != self.look: self.look, self.kept, self.drawn = look, {}, i; self._arrange()
+        step, self.drawn = i - self.drawn, i
+        if i not in self.kept: self.keep(i); self._stack()
+        self.annotate()
+    if abs(step) == 1: _later(lambda: self._ahead(step, look))
 
 @patch
-def _ahead(self:Viewer, step):
-    "Keep the slices ready that would follow."
-    for j in range(self.slice.value, self.slice.value + (_AHEAD + 1)*step, step):
-        if 0 <= j <= self.slice.max: self.keep(j)
-    self._stack()
+def _ahead(self:Viewer, step, look):
+    "Keep the slices ready that would follow, unless something else is looked at by now."
+    with self.lock:
+        if look != self.look: return
+        for j in range(self.drawn, self.drawn + (_AHEAD + 1)*step, step):
+            if 0 <= j <= self.slice.max: self.keep(j)
+        self._stack()
 
 # %% ../nbs/07_view.ipynb #519bcd9d
 @patch
@@ -505,19 +511,20 @@ def _read(self:Viewer):
 @patch
 def on_mouse(self:Viewer, event):
     "React to a mouse event of any panel."
-    axis = PLANES[self.orientation.value]
-    fx, fy = (min(max(event[f'relative{a}']/max(event[f'boundingRect{s}'], 1), 0), .999999) for a, s in (('X', 'Width'), ('Y', 'Height')))
-    h, w = (n for a, n in enumerate(self.scene.shape) if a != axis)
-    if event['type'] == 'wheel':
-        self.slice.value = min(max(self.slice.value + (1 if event['deltaY'] > 0 else -1), 0), self.slice.max)
-    elif event['type'] == 'mousedown':
-        line = self.mode.value == 'swipe' and abs(fx - (1 - self.share.value))*self.size[0] < 12
-        self.drag = (fx, fy, *self.scene.window, line, event.get('timeStamp', 0))
-    elif self.drag and event.get('timeStamp', np.inf) >= self.drag[-1]:
-        if event.get('buttons') or event['type'] == 'mouseup': self._dragged(fx, fy)
-        if not event.get('buttons'): self.drag = None
-    self.cursor = to_voxel(int(fy*h), int(fx*w), self.orientation.value, self.slice.value, self.scene.shape[0])
-    self.annotate()
+    with self.lock:
+        axis = PLANES[self.orientation.value]
+        fx, fy = (min(max(event[f'relative{a}']/max(event[f'boundingRect{s}'], 1), 0), .999999) for a, s in (('X', 'Width'), ('Y', 'Height')))
+        h, w = (n for a, n in enumerate(self.scene.shape) if a != axis)
+        if event['type'] == 'wheel':
+            self.slice.value = min(max(self.slice.value + (1 if event['deltaY'] > 0 else -1), 0), self.slice.max)
+        elif event['type'] == 'mousedown':
+            line = self.mode.value == 'swipe' and abs(fx - (1 - self.share.value))*self.size[0] < 12
+            self.drag = (fx, fy, *self.scene.window, line, event.get('timeStamp', 0))
+        elif self.drag and event.get('timeStamp', np.inf) >= self.drag[-1]:
+            if event.get('buttons') or event['type'] == 'mouseup': self._dragged(fx, fy)
+            if not event.get('buttons'): self.drag = None
+        self.cursor = to_voxel(int(fy*h), int(fx*w), self.orientation.value, self.slice.value, self.scene.shape[0])
+        self.annotate()
 
 @patch
 def _dragged(self:Viewer, fx, fy):
