@@ -26,9 +26,10 @@ from scipy.signal import convolve2d
 from tqdm import tqdm
 
 from .data import PhantomDataset, command, write_atomically
+from .losses import FusionLoss
 from .metrics import METRICS, evaluate
 from .model import FusionNet, build_network, emulates_bf16, fold_batch_norm
-from .pretrain import Config, loss_terms
+from .pretrain import Config
 
 # %% ../nbs/05_benchmark.ipynb #cell-007
 def devices_here() -> list: # 'cpu', and 'cuda', 'cuda:1', ... where there are GPUs
@@ -199,16 +200,16 @@ def benchmark_training(
     batch:int=4,      # pairs a step
     device:str='cpu', # where to train
     repeats:int=2,    # measured steps
-    cfg:Config=None,  # whose loss and optimiser settings count; None: the given recipe of phase 1
+    cfg:Config=None,  # whose loss and optimiser settings count; None: the default recipe of phase 1
 ) -> pd.DataFrame:    # one row, columns as those of benchmark_fusion
     "Throughput of a training step."
     _check_grid([crop], [batch], [], [device])
     cfg = cfg or Config()
-    net = FusionNet(imagenet=False).to(device).train()
+    net, loss = FusionNet(imagenet=False).to(device).train(), FusionLoss(cfg.weights)
     opt = torch.optim.AdamW(net.parameters(), lr=cfg.lr)
     a, b = torch.rand(batch, 3, crop, crop, device=device), torch.rand(batch, 1, crop, crop, device=device)
     def step():
-        loss_terms(cfg.weights, net(a, b), a, b)[0].backward()
+        loss(net(a, b), a, b)[0].backward()
         opt.step()
         opt.zero_grad()
     s = np.median(stopwatch(dict(step=step), repeats, device)['step'])

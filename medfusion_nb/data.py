@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EXTENSIONS', 'WINDOWS', 'EXIT_CODES', 'data_root', 'slow', 'decode_image', 'read_image', 'write_atomically',
-           'write_image', 'get_window', 'window_ct', 'read_hu', 'Phantom', 'phantom_pair', 'show_images', 'Pair',
-           'find_pairs', 'llvip_pairs', 'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'constant_like',
-           'luma', 'PairDataset', 'FusionDataset', 'PhantomDataset', 'dataloader', 'one_line_errors', 'CommandParser',
-           'add_options', 'to_json', 'run_command', 'command']
+           'write_image', 'get_window', 'window_ct', 'parse_window', 'read_hu', 'Phantom', 'phantom_pair',
+           'show_images', 'Pair', 'find_pairs', 'llvip_pairs', 'aanlib_patient', 'split_by_patient', 'enhance_contrast',
+           'constant_like', 'luma', 'PairDataset', 'FusionDataset', 'PhantomDataset', 'dataloader', 'one_line_errors',
+           'CommandParser', 'add_options', 'to_json', 'run_command', 'command']
 
 # %% ../nbs/00_data.ipynb #cell-002
 import argparse
@@ -189,6 +189,16 @@ def window_ct(
         raise ValueError(f"window_ct was given values from {lo:g} to {hi:g}, which look windowed already: pass Hounsfield units")
     x = hu.float() if isinstance(hu, Tensor) else np.asarray(hu, np.float32)
     return ((x - (center - width/2))/width).clip(0, 1)
+
+# %% ../nbs/00_data.ipynb #76af3b97
+def parse_window(
+    text:str,    # preset, or 'CENTRE,WIDTH' in HU
+) -> str|tuple:  # name of the preset, or (centre, width)
+    "A CT window from the command line; raises `argparse.ArgumentTypeError`, which becomes one line."
+    if text in WINDOWS: return text
+    try: return get_window(text.split(','))
+    except ValueError: pass
+    raise argparse.ArgumentTypeError(f"{text!r}: use {', '.join(WINDOWS)}, or CENTRE,WIDTH with a positive width")
 
 # %% ../nbs/00_data.ipynb #cell-037
 def read_hu(
@@ -741,7 +751,7 @@ class _EpochOrder(Sampler):
 
 def _collate(items):
     "Stack a batch; raises `ValueError` when its images differ in size."
-    sizes = sorted({tuple(b.shape[-2:]) for _, b, _ in items})
+    sizes = sorted({tuple(b.shape[-2:]) for _, b, *_ in items})
     if len(sizes) > 1: raise ValueError(f"images of different size in one batch, {' and '.join(f'{h} x {w}' for h, w in sizes[:2])}: "
                                         "set crop, or batch_size=1")
     return default_collate(items)
@@ -751,13 +761,13 @@ def _one_thread(_):
     cv2.setNumThreads(0)
 
 def dataloader(
-    ds:Dataset,           # items (a, b, name)
+    ds:Dataset,           # items (a, b, name), and more tensors where a dataset has them
     batch_size:int,       # pairs a batch
     shuffle:bool=False,   # another order each epoch?
     workers:int=0,        # worker processes; the batches are the same for any number
     seed:int=0,           # of the order
     drop_last:bool=False, # leave out a last batch that is not full?
-) -> DataLoader:          # batches: a (B,1|3,H,W), b (B,1,H,W), B names
+) -> DataLoader:          # batches: a (B,1|3,H,W), b (B,1,H,W), B names, and more
     "Batches of a dataset of pairs; raises `ValueError` when images of different size meet in a batch."
     return DataLoader(ds, batch_size, sampler=_EpochOrder(ds, seed) if shuffle else None, num_workers=workers, drop_last=drop_last,
                       collate_fn=_collate, worker_init_fn=_one_thread)

@@ -8,7 +8,6 @@ __all__ = ['PAIRS', 'VOLUME_OPTIONS', 'pick_device', 'which_network', 'load_mode
            'groups', 'run_jobs', 'fuse_files', 'fuse_volumes', 'medfusion_fuse']
 
 # %% ../nbs/06_fuse.ipynb #cell-004
-import argparse
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ import torch
 from matplotlib import colormaps
 from tqdm import tqdm
 
-from .data import EXTENSIONS, WINDOWS, CommandParser, Pair, find_pairs, get_window, phantom_pair, read_image, run_command, show_images, write_image
+from .data import EXTENSIONS, WINDOWS, CommandParser, Pair, find_pairs, get_window, parse_window, phantom_pair, read_image, run_command, show_images, write_image
 from .model import FusionNet, PairNet, attention_maps, fold_batch_norm, fuse_arrays, use_bf16
 from .study import check_study_output, fuse_batch, fuse_study, write_study
 from .volume import find_series, is_volume, list_series, read_volume
@@ -337,16 +336,10 @@ def fuse_volumes(
     return write_study(study, out, *scans, window=window, force=force, **kwargs)
 
 # %% ../nbs/06_fuse.ipynb #cell-062
-def _window(text): # name or (centre, width)
-    "A CT window from the command line."
-    if text in WINDOWS: return text
-    try: return get_window([float(v) for v in text.split(',')])
-    except ValueError: raise argparse.ArgumentTypeError(f"{text!r}: use {', '.join(WINDOWS)}, or CENTRE,WIDTH with a positive width") from None
-
 def _volume_options(v):
     "Options that only volumes have."
     v.add_argument('--list', action='store_true', help='list the DICOM series of the folders and stop')
-    v.add_argument('--window', type=_window, default='brain', help=f"CT window: {', '.join(WINDOWS)}, or CENTRE,WIDTH in HU (default: brain, what the network was trained on)")
+    v.add_argument('--window', type=parse_window, default='brain', help=f"CT window: {', '.join(WINDOWS)}, or CENTRE,WIDTH in HU (default: brain, what the network was trained on)")
     v.add_argument('--ct-units', choices=('hu', 'other'), default='hu', help='other: a CT that is not in Hounsfield units; --window is then in its own numbers')
     v.add_argument('--ct-series', metavar='WHICH', help='number in the list, part of the description, or UID')
     v.add_argument('--mri-series', metavar='WHICH', help='the same of the MRI')

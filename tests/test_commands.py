@@ -11,6 +11,7 @@ from scipy.ndimage import maximum_filter
 from medfusion_nb import __version__
 from medfusion_nb.data import EXIT_CODES, phantom_pair, read_image, write_image
 from medfusion_nb.fuse import fuse
+from medfusion_nb.model import CompactNet, read_checkpoint, save_checkpoint
 
 README = Path(__file__).resolve().parents[1]/'README.md'
 COMMANDS = ('fuse', 'pretrain', 'finetune', 'evaluate', 'benchmark', 'data')
@@ -62,22 +63,67 @@ def test_json_is_all_that_is_printed(tmp_path, here):
     for command in ('pretrain', 'finetune'):
         assert (tmp_path/results[command]['checkpoint']).is_file() and len(results[command]['history']) == 1
     assert results['evaluate']['pairs'] == 2 and results['evaluate']['summary'] == json.loads((tmp_path/'evaluate'/'summary_statistics.json').read_text())
+    assert {'full', 'compact', 'maximum'} < set(results['evaluate']['summary']['summary'])
     assert {r['task'] for r in results['benchmark']['rows']} >= {'fuse', 'train'}
 
 
-def test_adapt_learns_from_all_pairs_whatever_their_names(tmp_path, here):
+def test_finetune_learns_from_all_pairs_whatever_their_names(tmp_path, here):
+    "Without patients for validation and test; the compact network from the package, and from random weights."
     write_pairs(tmp_path/'mine', 3, size=64)
-    quick = ('mine', '--checkpoint', 'compact', '--recipe', 'adapt', '--epochs', 1, '--crop', 64, '--mixed-precision', 'no', '-o', 'run')
-    code, out, err = here('medfusion_finetune', *quick, '--json')
+    quick = ('mine', '--valid=', '--test=', '--epochs', 1, '--crop', 64, '--mixed-precision', 'no')
+    code, out, err = here('medfusion_finetune', *quick, '--checkpoint', 'compact', '-o', 'run', '--json')
     assert (code, err) == (0, '') and json.loads(out)['evaluation']['pairs'] == 3
     code, out, err = here('medfusion_fuse', 'mine/CT', 'mine/MRI', '--weights', 'run/medical_fusion_finetuned.pth', '-o', 'fused')
     assert code == 0 and len(tree(tmp_path/'fused')) == 3, err
-    code, out, err = here('medfusion_finetune', *quick[:-1], 'other', '--valid', '33')
-    assert code == 2 and 'valid and test empty' in one_line(err, 'medfusion_finetune')
-    code, out, err = here('medfusion_finetune', 'mine', '--recipe', 'adapt', '-o', 'other')
-    assert code == 2 and '--checkpoint' in one_line(err, 'medfusion_finetune') and not (tmp_path/'other').exists()
-    code, out, err = here('medfusion_finetune', 'mine', '--checkpoint', 'compact', '--valid=', '--test=', '--epochs', 1, '--crop', 64, '-o', 'all', '--json')
+    code, out, err = here('medfusion_finetune', *quick, '--network', 'compact', '--recipe', 'shipped', '-o', 'random', '--json')
     assert (code, err) == (0, '') and json.loads(out)['evaluation']['pairs'] == 3
+    config = read_checkpoint(tmp_path/'random'/'last.pth')['train_config']
+    assert (config['network'], config['turns'], config['crop'], config['window']) == ('compact', True, 64, (40., 80.))
+
+
+def test_finetune_refuses_what_does_not_fit(tmp_path, here):
+    "Options that contradict each other, and a folder that holds another run: one line, and nothing is touched."
+    write_pairs(tmp_path/'mine', 3, size=64)
+    write_pairs(tmp_path/'yours', 4, size=64)
+    quick = ('--valid=', '--test=', '--crop', 32, '--checkpoint', 'compact', '-o', 'run')
+    for says, options in (('compact network', ('--network', 'full')), ('CENTRE,WIDTH', ('--window', 'lung')), ('polish', ('--recipe', 'polish'))):
+        code, out, err = here('medfusion_finetune', 'mine', *quick, *options)
+        assert code == 2 and says in one_line(err, 'medfusion_finetune') and not (tmp_path/'run').exists(), err
+    assert here('medfusion_finetune', 'mine', *quick, '--epochs', 1)[0] == 0
+    before = (tmp_path/'run'/'last.pth').read_bytes()
+    save_checkpoint(CompactNet(), tmp_path/'random.pth')
+    for says, root, options in (('4 here', 'yours', ('--epochs', 1)), ('another window', 'mine', ('--epochs', 1, '--window', '40,400')),
+                                ('starting weights', 'mine', ('--epochs', 1, '--network', 'compact', '--checkpoint', 'random.pth'))):
+        code, out, err = here('medfusion_finetune', root, *quick, *options)
+        line = one_line(err, 'medfusion_finetune')
+        assert code == 2 and 'run: holds a run with' in line and says in line and '--out' in line, err
+    code, out, err = here('medfusion_finetune', 'mine', *quick, '--epochs', 1)
+    assert code == 0 and 'run: finished: 1 epochs' in out and 'wrote' not in out, (out, err)
+    assert (tmp_path/'run'/'last.pth').read_bytes() == before
+    code, out, err = here('medfusion_finetune', 'mine', *quick, '--epochs', 2)
+    assert code == 0 and 'schedule of 2 epochs' in out and 'epoch 2/2' in out and 'wrote' in out, (out, err)
+
+
+def test_evaluate_measures_findings_fused_by_another_program(tmp_path, here):
+    "The pairs with findings are written for it; its images get the numbers of the same method in memory; without them it gets metrics only."
+    write_pairs(tmp_path/'study', 3)
+    every = ('study', '--split', 'all', '--patient', '(.+)', '--weights', 'compact')
+    code, out, err = here('medfusion_evaluate', *every, '--no-findings', '--findings-out', 'given', '-o', 'plain')
+    assert (code, err) == (0, '') and 'wrote given' in out and 'Findings' not in out and not (tmp_path/'plain'/'findings.csv').exists(), err
+    given = [sorted((tmp_path/'given'/k).iterdir()) for k in ('CT', 'MRI')]
+    assert [f.name for f in given[0]] == [f.name for f in given[1]] and len(given[0]) > 20
+    for ct, mri in zip(*given): write_image(tmp_path/'theirs'/ct.name, np.maximum(read_image(ct), read_image(mri)))
+    for ct in (tmp_path/'study'/'CT').iterdir(): write_image(tmp_path/'few'/ct.name, read_image(tmp_path/'theirs'/ct.name))
+    code, out, err = here('medfusion_evaluate', *every, '--findings-out', 'given', '--method', 'theirs=theirs', '--method', 'few=few', '-o', 'run', '--json')
+    assert (code, err) == (0, ''), err
+    findings = json.loads(out)['summary']['findings']
+    assert findings['mean']['theirs'] == findings['mean']['maximum'] and 'few' not in findings['mean'] and (tmp_path/'run'/'findings.csv').is_file()
+    (tmp_path/'theirs'/given[0][-1].name).unlink()
+    code, out, err = here('medfusion_evaluate', *every, '--method', 'theirs=theirs', '-o', 'other')
+    assert code == 2 and given[0][-1].name in one_line(err, 'medfusion_evaluate') and not (tmp_path/'other').exists()
+    write_pairs(tmp_path/'study', 4)
+    code, out, err = here('medfusion_evaluate', *every, '--findings-out', 'given', '-o', 'other')
+    assert code == 2 and 'given' in one_line(err, 'medfusion_evaluate') and not (tmp_path/'other').exists()
 
 
 def test_data_verifies_and_asks_before_it_fetches(tmp_path, here, monkeypatch):

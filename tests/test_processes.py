@@ -1,4 +1,4 @@
-"""The same batches in every process, however many workers load them and however they were started."""
+"""The same batches, findings included, in every process, however many workers load them and however they were started."""
 import sys
 
 from conftest import finish, start, write_pairs
@@ -6,17 +6,18 @@ from conftest import finish, start, write_pairs
 BATCHES = '''
 import hashlib, sys, torch.multiprocessing as mp
 from medfusion_nb.data import FusionDataset, dataloader, find_pairs
+from medfusion_nb.pretrain import WithFindings
 
 def main():
     workers, method, root = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     mp.set_start_method(method)
-    ds = FusionDataset(find_pairs(root), crop=48, augment=True, seed=3)
+    ds = WithFindings(FusionDataset(find_pairs(root), crop=48, augment=True, seed=3))
     dl = dataloader(ds, 2, shuffle=True, workers=workers, seed=5)
     for epoch in range(2):
         ds.set_epoch(epoch)
         h, names = hashlib.sha256(), []
-        for a, b, name in dl:
-            h.update(a.numpy().tobytes() + b.numpy().tobytes())
+        for a, b, name, *found in dl:
+            h.update(b''.join(x.numpy().tobytes() for x in (a, b, *found)))
             names += name
         print(epoch, h.hexdigest(), *names)
 
