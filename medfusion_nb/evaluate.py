@@ -234,7 +234,7 @@ def fusers(
 @torch.no_grad()
 def fused_batch(
     name:str,          # of the method
-    fuse:Callable,     # (a, b, names) -> fused, of `fusers`
+    fuse:Callable,     # (a, b, names) -> fused, of fusers
     a:Tensor,          # (B,1|3,H,W) in [0,1]
     b:Tensor,          # (B,1,H,W) in [0,1]
     names:list,        # names of the B pairs
@@ -407,7 +407,7 @@ def room(
 # %% ../nbs/04_evaluate.ipynb #224eafdb
 def case_fuser(
     name:str,             # of the method
-    fuse:Callable,        # (a, b, names) -> fused, of `fusers`
+    fuse:Callable,        # (a, b, names) -> fused, of fusers
     device:torch.device,  # to compute on
     batch_size:int=8,     # cases at a time
     done:Callable=None,   # called with the number of cases after each batch
@@ -427,7 +427,7 @@ def case_fuser(
 # %% ../nbs/04_evaluate.ipynb #109452b6
 def with_findings(
     methods:dict, # name -> folder of fused images, or function (a, b) -> fused
-    found:dict,   # kind -> cases, of `room`
+    found:dict,   # kind -> cases, of room
 ) -> dict:        # those of the methods whose findings can be measured
     "Functions, and folders that hold fused findings."
     names = [c.name for of_kind in found.values() for c in of_kind]
@@ -445,7 +445,7 @@ def finding_scores(
     batch_size:int=8,         # cases at a time
     baselines:dict=BASELINES, # name -> function (a, b) -> fused
     progress:bool=True,       # progress bar on a terminal
-) -> pd.DataFrame:            # rows method, kind, tissue, n, kept, lost, auc, source; see `measure`
+) -> pd.DataFrame:            # rows method, kind, tissue, n, kept, lost, auc, source; see measure
     "What is left of findings of every kind that has room, by every method that has fused them."
     networks, pairs = as_networks(model), finding_pairs(ds)
     found = room(pairs, kinds)
@@ -974,15 +974,14 @@ def shipped_dataset(): # nothing -> dataset with items (a, b, name)
     return FusionDataset(pairs_of(find_pairs(root/'aanlib/CT-MRI'))) if root else PhantomDataset(4)
 
 def evaluate_shipped(
-    every:int=3,         # of real pairs, for the findings of the full network
+    every:int=3,         # of real pairs, for the findings
     progress:bool=False, # progress bars on a terminal
 ) -> Evaluation:         # metrics and findings
     "Both networks of the package beside the baselines, on `shipped_dataset`."
     ds, networks, patient = shipped_dataset(), load_networks(), aanlib_patient if data_root() else str
     some = [ds[i] for i in range(0, len(ds), every if data_root() else 1)]
-    findings = [finding_scores(dict(full=networks['full']), some, baselines={}, progress=progress),
-                finding_scores(dict(compact=networks['compact']), ds, progress=progress)]
-    return Evaluation(score_pairs(networks, ds, patient=patient, progress=progress), pd.concat(findings))
+    return Evaluation(score_pairs(networks, ds, patient=patient, progress=progress),
+                      finding_scores(networks, some, progress=progress))
 
 def summary_table(
     result:Evaluation,

@@ -120,7 +120,7 @@ class Place(NamedTuple):
     angle:float  # of its long axis, radians, 0 along a row of pixels: across the skull for a line
 
 def fitting(
-    mask:np.ndarray, # (H,W) bool, one of `tissues`
+    mask:np.ndarray, # (H,W) bool, one of tissues
     kind:Kind,
 ) -> np.ndarray:     # (H,W) bool
     "Centres at which a finding of this kind lies in its tissue."

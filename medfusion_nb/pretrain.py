@@ -362,7 +362,6 @@ def train(
     sched = _schedule(opt, cfg, cfg.epochs*math.ceil(len(train_dl)/acc.num_processes))
     history = _load_state(out/'last.pth', model, opt, sched, cfg, origin, say)
     if len(history) == cfg.epochs: return history
-    out.mkdir(parents=True, exist_ok=True)
     least, best, saved = min((h['valid_loss'] for h in history), default=math.inf), None, -math.inf
     freeze_encoders(model, len(history) < cfg.freeze_epochs)
     net = model

@@ -121,8 +121,8 @@ def test_evaluate_measures_findings_fused_by_another_program(tmp_path, here):
     (tmp_path/'theirs'/given[0][-1].name).unlink()
     code, out, err = here('medfusion_evaluate', *every, '--method', 'theirs=theirs', '-o', 'other')
     assert code == 2 and given[0][-1].name in one_line(err, 'medfusion_evaluate') and not (tmp_path/'other').exists()
-    write_pairs(tmp_path/'study', 4)
-    code, out, err = here('medfusion_evaluate', *every, '--findings-out', 'given', '-o', 'other')
+    write_pairs(tmp_path/'larger', 4)
+    code, out, err = here('medfusion_evaluate', 'larger', *every[1:], '--findings-out', 'given', '-o', 'other')
     assert code == 2 and 'given' in one_line(err, 'medfusion_evaluate') and not (tmp_path/'other').exists()
 
 
