@@ -10,6 +10,7 @@ __all__ = ['KINDS', 'Kind', 'tissues', 'Place', 'fitting', 'reach', 'places', 'd
 # %% ../nbs/01b_findings.ipynb #94ae425e
 from dataclasses import dataclass
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 from scipy import ndimage as ndi
@@ -298,7 +299,7 @@ def _with_findings(case, kind, kinds, n, seed): # see `cases`
     "One case with findings of one kind."
     if kind not in kinds: raise ValueError(f"unknown kind {kind!r}: use one of {', '.join(kinds)}")
     k = kinds[kind]
-    at = places(case.ct, case.mri, k, n, seed+1000*case.pair)
+    at = places(case.ct, case.mri, k, n, seed+crc32(case.name.encode())) # wherever the pair stands in the list
     ct, mri = put_pair(case.ct, case.mri, k, at)
     label = f"{case.name}_{kind.replace(' ', '_').replace('%', 'percent')}"
     return case._replace(name=label, kind=kind, places=at, ct=ct, mri=mri)
@@ -479,30 +480,38 @@ def _draw(
     return at, away, [x if k is None else blended(x, away, *k) for x, k in zip(squares, looks)]
 
 # %% ../nbs/01b_findings.ipynb #2184c60a
+def _template(
+    away:np.ndarray, # (H,W) signed distance to the outline of a finding, pixels
+) -> np.ndarray:     # (H,W); its product with an image, summed up, is the contrast in it
+    "1 in all over the finding, -1 in all over the four pixels around it."
+    p = profile(away)
+    ring = np.clip(.5-(away-4)/2, 0, 1)*(1-p)
+    return p/p.sum()-ring/max(ring.sum(), 1e-6)
+
 def scatter(
     ct:np.ndarray,           # (H,W) float32 in [0,1]
     mri:np.ndarray,          # (H,W) float32 in [0,1]
     rng:np.random.Generator, # drawn from in place
     n:int=6,                 # findings at most
-) -> tuple:                  # CT and MRI with findings; target, share and strength, (H,W) each, see above
+    least:float=.04,         # contrasts below it count as it
+) -> tuple:                  # CT and MRI with findings, target, (H,W) each, and weight (n,H,W), see above
     "Random findings in one scan or, with opposite contrast, in both, for a network to learn from."
     out, target = [ct.copy(), mri.copy()], np.zeros_like(ct)
-    share, strength = np.zeros_like(ct), np.ones_like(ct)
-    head = np.maximum(ct, mri) > .1
-    for _ in range(n):
-        draw, which = rng.random(), int(rng.random() < .45)
-        both, hard = draw < .1, .1 <= draw < .5
-        room = np.flatnonzero(head & (share == 0) & _allowed((ct, mri), out, which, both, hard))
+    weight, free = np.zeros((n, *ct.shape), ct.dtype), np.maximum(ct, mri) > .1
+    for i in range(n):
+        draw, which = rng.random(), int(rng.random() < .4)
+        both, hard = draw < .1, .1 <= draw < .55
+        room = np.flatnonzero(free & _allowed((ct, mri), out, which, both, hard))
         if not len(room): continue
         centre = divmod(int(rng.choice(room)), ct.shape[1])
         at, away, new = _draw(rng, out, which, both, hard, centre)
-        change, p = [x-o[at] for x, o in zip(new, out)], profile(away)
+        change = [x-o[at] for x, o in zip(new, out)]
         seen = np.where(np.abs(change[0]) > np.abs(change[1]), *change) # the stronger one shows
-        amount = (np.abs(seen)*p).sum()/p.sum()
-        if amount < .02: continue # a bright one in white bone: nothing to see
-        near = np.clip(.5-(away-2.5)/2, 0, 1) # the finding and three pixels around it
-        strength[at][near > share[at]*near.sum()] = max(amount, .04)
-        share[at] = np.maximum(share[at], near/near.sum())
+        template = _template(away)
+        amount = (template*seen).sum()
+        if abs(amount) < .02: continue # a bright one in white bone: nothing to see
+        weight[i][at] = template/(np.sign(amount)*max(abs(amount), least))
+        free[at] &= weight[i][at] == 0
         target[at] += seen
         for o, x in zip(out, new): o[at] = x
-    return *out, target, share, strength
+    return *out, target, weight

@@ -40,9 +40,9 @@ def finetuning(
     return cls(**{**dict(batch_size=4, lr=1e-5, epochs=20, freeze_epochs=5, weights=weights), **changes})
 
 # %% ../nbs/03_finetune.ipynb #415ddc7f
-SHIPPED = dict(crop=128, rotate=0., scale=0., mix=.3, turns=True, epochs=60, freeze_epochs=2, batch_size=8,
+SHIPPED = dict(crop=128, rotate=0., scale=0., mix=.3, turns=True, epochs=100, freeze_epochs=2, batch_size=8,
                lr=1e-3, schedule='cosine', enhance_contrast=False, mixed_precision='bf16') # beside the default recipe
-COMPACT = dict(network='compact', lr=2e-3, freeze_epochs=0, epochs=160) # beside SHIPPED: the compact network
+COMPACT = dict(network='compact', lr=2e-3, freeze_epochs=0, epochs=220) # beside SHIPPED: the compact network
 RECIPES = dict(default={}, shipped=SHIPPED) # what `medfusion_finetune --recipe` takes
 
 def recipe_config(

@@ -366,7 +366,7 @@ def _parser():
     p.add_argument('--force', action='store_true', help='overwrite existing files')
     p.add_argument('--weights', help='full or compact, the two networks in the package; a .pth file, a folder, or OWNER/NAME on the Hugging Face hub (default: compact on a CPU, full on a GPU and for --attention)')
     p.add_argument('--device', help='cpu, cuda or cuda:NUMBER (default: a GPU where there is one)')
-    p.add_argument('--bf16', action='store_true', help='compute in bfloat16 where the processor has it: faster, equal to 8-bit rounding')
+    p.add_argument('--bf16', action='store_true', help='compute in bfloat16 where the processor has it: faster, some grey levels off at most')
     p.add_argument('--batch-size', type=int, dest='batch', metavar='N', help='most pairs or slices at once (default: 16 on a GPU, 1 on a CPU)')
     image = p.add_argument_group('images')
     image.add_argument('--bits', type=int, choices=(8, 16), default=8, help='bits a pixel of the fused image (default: 8)')

@@ -39,13 +39,15 @@ def bone_target(
     slope:float=.8,         # contrast of marrow in the fused image over that in the MRI
     brightest:float=.55,    # MRI of marrow that is drawn as white as other bone
 ) -> Tensor:                # (B,1,H,W); meant for bone
-    "Bone as in the CT, with the marrow that the MRI shows drawn into it."
+    "Bone as in the CT, with the marrow that the MRI shows drawn into it where the bone is thick."
     marrow = ((F.avg_pool2d(mri, 5, 1, 2, count_include_pad=False)-.08)/.12).clamp(0, 1)
-    return ct-slope*marrow*(brightest-mri).clamp(min=0)
+    around = F.avg_pool2d((ct > .9).to(ct.dtype), 9, 1, 4) # share of bone: a calcification in brain has little
+    thick = ((around-.25)/.25).clamp(0, 1)
+    return ct-slope*thick*marrow*(brightest-mri).clamp(min=0)
 
 def brightness_target(
     a:Tensor, b:Tensor,  # (B,1,H,W) in [0,1]
-    room:float=.5,       # what is left above where the sources contradict each other wholly
+    room:float=.6,       # what is left above where the sources contradict each other wholly
     bone:float=.9,       # the first source above it is bone
 ) -> Tensor:             # (B,1,H,W)
     "How bright the fused image should be."
@@ -164,33 +166,38 @@ class Probe(NamedTuple):
     a:Tensor           # (B,1|3,H,W) in [0,1]
     b:Tensor           # (B,1,H,W) in [0,1]
     target:Tensor      # (B,1,H,W) in [-1,1]: what should change in the fused image
-    share:Tensor       # (B,1,H,W): the pixels around a finding add up to 1
-    strength:Tensor    # (B,1,H,W) in (0,1]: contrast of the finding that a pixel is near; elsewhere 1
+    weight:Tensor      # (B,n,H,W): one a finding; times its change, summed up: 1
     fused:Tensor=None  # (B,1,H,W) in [0,1]; None: not fused yet
 
 # %% ../nbs/01c_losses.ipynb #beb1e775
 def response_error(
-    fused:Tensor, a:Tensor, b:Tensor,  # (B,1,H,W) in [0,1]
-    probe:Probe,                       # of the same pairs, fused
-) -> Tensor:                           # (B,1,H,W), 0 where the fused image changes as it should
-    "How far the change of the fused image is from what the findings put into its sources should change."
+    fused:Tensor,  # (B,1,H,W) in [0,1]
+    probe:Probe,   # of the same pairs, fused
+) -> Tensor:       # (B,1,H,W), 0 where the fused image changes as it should
+    "Change of the fused image minus what the findings should change."
     if probe.fused is None: raise ValueError('the probe has not been fused: give probe._replace(fused=...)')
-    return smooth_length((probe.fused-fused-probe.target).pow(2))
+    return probe.fused-fused-probe.target
 
 def findings_loss(
     fused:Tensor, a:Tensor, b:Tensor,  # (B,1,H,W) in [0,1]
     probe:Probe,                       # of the same pairs, fused
+    contrast:float=.8,                 # how much the contrast counts; the rest: its shape
 ) -> Tensor:                           # scalar, a mean over findings; 0: all are kept whole
-    "What findings lose, relative to their contrast, and the square of it."
-    lacks = response_error(fused, a, b, probe)/probe.strength
-    return (probe.share*(lacks+lacks**2)).sum()/probe.share.sum().clamp(min=1)
+    "What findings lose of contrast and shape, relative to their contrast, and the square of it."
+    e, weight = response_error(fused, probe), probe.weight
+    off = smooth_length((weight*e).sum((2, 3)).square(), 1e-2) # (B,n)
+    shape = (weight.abs()*smooth_length(e.square())).sum((2, 3))/2
+    used = weight.abs().amax((2, 3)) > 0
+    lost = contrast*(off+off**2)+(1-contrast)*(shape+shape**2)
+    return (lost*used).sum()/used.sum().clamp(min=1)
 
 def elsewhere_loss(
     fused:Tensor, a:Tensor, b:Tensor,  # (B,1,H,W) in [0,1]
     probe:Probe,                       # of the same pairs, fused
 ) -> Tensor:                           # scalar
     "What changes where no finding is near."
-    return (response_error(fused, a, b, probe)*(probe.share == 0)).mean()
+    far = probe.weight.abs().amax(1, keepdim=True) == 0
+    return (smooth_length(response_error(fused, probe).square())*far).mean()
 
 # %% ../nbs/01c_losses.ipynb #5be10c5e
 def regions(
@@ -221,7 +228,7 @@ def medical_loss(
     fused:Tensor, a:Tensor, b:Tensor,  # CT and MRI: (B,1,H,W) in [0,1]
     probe:Probe,         # of the same pairs, fused
     findings:float=3.,   # weight of what findings lose
-    elsewhere:float=1.,  # of what changes where no finding is near
+    elsewhere:float=15., # of what changes where no finding is near
     bone:float=8.,       # of bone that is not as it should be
     air:float=1.,        # of grey where both scans are black
 ) -> Tensor:             # scalar

@@ -85,9 +85,9 @@ class WithFindings(Dataset):
         rng = np.random.default_rng((getattr(self.ds, 'seed', 0), self.epoch, i%len(self), 2))
         grey = luma(a)
         found = scatter(grey[0].numpy(), b[0].numpy(), rng, self.n)
-        ct, mri, *more = (torch.from_numpy(x)[None] for x in found)
+        ct, mri, target = (torch.from_numpy(x)[None] for x in found[:3])
         if len(a) == 3: ct = (a+ct-grey).clamp(0, 1) # visible in colour
-        return a, b, name, ct, mri, *more
+        return a, b, name, ct, mri, target, torch.from_numpy(found[3])
 
 # %% ../nbs/02_pretrain.ipynb #007fe187
 TURNS = ('mirror', 'transpose') # by turns, a step each
@@ -109,7 +109,7 @@ def turn_of(
 def fuse_twice(
     model:nn.Module,     # network
     a:Tensor, b:Tensor,  # (B,1|3,H,W) and (B,1,H,W) in [0,1]
-    probe:tuple=(),      # the same with findings; target, share and strength; empty: fuse once
+    probe:tuple=(),      # the same with findings; target and weight; empty: fuse once
     turn:str=None,       # how the pairs with findings lie
 ) -> tuple:              # fused (B,1,H,W); Probe or None
     "The pairs fused as they are, and with findings, in one batch."
@@ -175,7 +175,7 @@ def train_epoch(
     model:nn.Module,
     step,                # loss of a batch, see step_of
     opt, sched,          # optimiser, and schedule of its learning rate
-    dl,                  # DataLoader: batches (a, b, names), with findings five tensors more
+    dl,                  # DataLoader: batches (a, b, names), with findings four tensors more
     cfg:Config,
     epoch:int,           # its number, from 0
     progress:bool=True,  # a bar on a terminal?
