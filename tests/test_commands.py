@@ -141,7 +141,7 @@ def test_data_verifies_and_asks_before_it_fetches(tmp_path, here, monkeypatch):
     code, out, err = here('medfusion_data', 'fetch', 'LLVIP', '--accept')
     assert (code, out) == (2, '') and 'download_dataset.md' in one_line(err, 'medfusion_data')
     monkeypatch.setenv('http_proxy', 'http://127.0.0.1:9'); monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
-    monkeypatch.setattr('medfusion_nb.fetch.time.sleep', lambda seconds: None) # between its tries
+    monkeypatch.setattr('medfusion_nb.datasets.time.sleep', lambda seconds: None) # between its tries
     code, out, err = here('medfusion_data', 'fetch', 'TNO', '--accept', '--out', 'sets')
     assert code == 2 and 'github.com' in one_line(err, 'medfusion_data'), err
     assert not [f for f in tree(tmp_path) if f.startswith(('data', 'sets'))]

@@ -24,7 +24,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p.name for p in (ROOT/'nbs').glob('*.ipynb'))
-RUN_BY_DEFAULT = ('00_data.ipynb', '07_view.ipynb')
+RUN_BY_DEFAULT = ('00_data.ipynb', '09_view.ipynb')
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 LIMIT, PATIENCE = 180, 900 # s for one notebook on 2 quiet cores, and on a busy machine before it is given up
