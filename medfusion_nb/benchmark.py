@@ -25,10 +25,12 @@ from scipy.ndimage import uniform_filter
 from scipy.signal import convolve2d
 from tqdm import tqdm
 
-from .data import PhantomDataset, command, write_atomically
-from .losses import FusionLoss
-from .metrics import METRICS, evaluate
+from .core import command
+from .data import write_atomically
+from .phantom import PhantomDataset
 from .model import FusionNet, build_network, emulates_bf16, fold_batch_norm
+from .metrics import METRICS, evaluate
+from .losses import FusionLoss
 from .pretrain import Config
 
 # %% ../nbs/05_benchmark.ipynb #cell-007
@@ -336,7 +338,8 @@ def benchmark_suite(
                               pairs_per_s=pairs/r.seconds, peak_mb=r.peak_mb)])
 
 # %% ../nbs/05_benchmark.ipynb #cell-r01
-from .register import chain, misplace, move_points, phantom_scans, pyramid, random_motion, register, rms_distance
+from .register import (chain, misplace, move_points, phantom_scans, pyramid, random_motion,
+                                   register, rms_distance)
 
 # %% ../nbs/05_benchmark.ipynb #cell-r03
 def _registration_home(fixed, moving): # what the cases of a pair share

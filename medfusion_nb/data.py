@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BT601', 'EXTENSIONS', 'WINDOWS', 'Window', 'VALID', 'TEST', 'data_root', 'luminance', 'decode_image', 'read_image',
-           'check_format', 'write_image', 'get_window', 'window_ct', 'parse_window', 'read_hu', 'Pair', 'find_pairs',
-           'llvip_pairs', 'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'PairDataset', 'FusionDataset',
-           'dataloader']
+           'check_format', 'write_image', 'get_window', 'window_ct', 'parse_window', 'read_hu', 'Pair', 'image_files',
+           'find_pairs', 'llvip_pairs', 'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'PairDataset',
+           'FusionDataset', 'dataloader']
 
 # %% ../nbs/00_data.ipynb #cell-002
 import argparse
@@ -225,7 +225,7 @@ class Pair(NamedTuple):
     b:Any    # MRI or infrared image
 
 # %% ../nbs/00_data.ipynb #cell-079
-def _by_stem(
+def image_files(
     folder:Path,
     hint:str, # where the folder should be, for the message
 ) -> dict[str, Path]: # file name without extension -> path, sorted
@@ -245,7 +245,7 @@ def _by_stem(
 
 def _match(dir_a:Path, dir_b:Path, hint:str) -> list[Pair]: # sorted by name
     "Pairs of files with the same name in two folders; raises `FileNotFoundError` naming a file without its twin."
-    a, b = _by_stem(dir_a, hint), _by_stem(dir_b, hint)
+    a, b = image_files(dir_a, hint), image_files(dir_b, hint)
     alone = [(a[n], dir_b) for n in sorted(a.keys() - b.keys())] + [(b[n], dir_a) for n in sorted(b.keys() - a.keys())]
     if alone:
         p, other = alone[0]

@@ -37,14 +37,15 @@ from scipy import ndimage as ndi
 from torch import Tensor
 from tqdm import tqdm
 
-from .data import (EXTENSIONS, WINDOWS, FusionDataset, Pair, PhantomDataset, aanlib_patient,
-                               command, data_root, find_pairs, luma, parse_window, read_image,
-                               write_atomically, write_image)
-from .findings import KINDS, cases, measure
-from .finetune import TEST, VALID
-from .losses import gradient_magnitude, stronger
+from .core import command
+from .data import (EXTENSIONS, WINDOWS, FusionDataset, Pair, aanlib_patient, data_root,
+                               find_pairs, parse_window, read_image, write_atomically, write_image)
+from .phantom import PhantomDataset
+from .model import CompactNet, FusionNet, attention_maps, fold_batch_norm, luma
 from .metrics import METRICS, compare, evaluate, mean_rank, summarise
-from .model import CompactNet, FusionNet, attention_maps, fold_batch_norm
+from .findings import KINDS, cases, measure
+from .losses import gradient_magnitude, stronger
+from .finetune import TEST, VALID
 
 # %% ../nbs/04_evaluate.ipynb #cell-009
 def average(

@@ -22,11 +22,13 @@ from fastcore.script import Param
 from torch import nn
 from torch.utils.data import Dataset
 
-from .data import (FusionDataset, PhantomDataset, command, find_pairs, get_window, parse_window,
-                               phantom_pair, split_by_patient, write_atomically)
-from .metrics import evaluate
+from .core import command
+from .data import (FusionDataset, find_pairs, get_window, parse_window, split_by_patient,
+                               write_atomically)
+from .phantom import PhantomDataset, phantom_pair
 from .model import (WEIGHTS, FusionNet, build_network, dequantize, fuse_arrays, load_checkpoint,
                                 quantize, read_checkpoint, save_shipped)
+from .metrics import evaluate
 from .pretrain import Config, device_line, new_network, options, train
 
 # %% ../nbs/03_finetune.ipynb #cell-019

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import constant_like, luma
+from .model import constant_like, luma
 from .metrics import METRICS, gaussian_window
 
 # %% ../nbs/01c_losses.ipynb #881ed655

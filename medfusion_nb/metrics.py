@@ -19,7 +19,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from .data import constant_like
+from .model import constant_like
 
 # %% ../nbs/01a_metrics.ipynb #cell-008
 def _check(

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .data import (FusionDataset, PhantomDataset, command, dataloader, llvip_pairs, luma,
-                               write_atomically)
+from .core import command
+from .data import FusionDataset, dataloader, llvip_pairs, write_atomically
+from .phantom import PhantomDataset
+from .model import atomic_save, build_network, emulates_bf16, luma, read_checkpoint
 from .findings import scatter
 from .losses import FusionLoss, Probe
-from .model import atomic_save, build_network, emulates_bf16, read_checkpoint
 
 # %% ../nbs/02_pretrain.ipynb #cell-006
 @dataclass

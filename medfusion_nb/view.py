@@ -30,9 +30,9 @@ from matplotlib import colormaps
 from PIL import Image
 
 from .data import WINDOWS, _display_small, get_window, read_image
-from .fuse import fuse, load_model
-from .model import attention_maps
 from .volume import canonical, is_volume, mri_range, read_volume
+from .model import attention_maps
+from .fuse import fuse, load_model
 
 # %% ../nbs/09_view.ipynb #01bf9769
 def as_stack(

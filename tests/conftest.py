@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from medfusion_nb.data import phantom_pair, write_image
+from medfusion_nb.data import write_image
+from medfusion_nb.phantom import phantom_pair
 
 BIN = Path(sys.executable).parent
 

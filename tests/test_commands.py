@@ -9,9 +9,11 @@ from conftest import finish, image, one_line, run, start, tree, write_llvip, wri
 from scipy.ndimage import maximum_filter
 
 from medfusion_nb import __version__
-from medfusion_nb.data import EXIT_CODES, phantom_pair, read_image, write_image
-from medfusion_nb.fuse import fuse
+from medfusion_nb.core import EXIT_CODES
+from medfusion_nb.data import read_image, write_image
+from medfusion_nb.phantom import phantom_pair
 from medfusion_nb.model import CompactNet, read_checkpoint, save_checkpoint
+from medfusion_nb.fuse import fuse
 
 README = Path(__file__).resolve().parents[1]/'README.md'
 COMMANDS = ('fuse', 'pretrain', 'finetune', 'evaluate', 'benchmark', 'data')

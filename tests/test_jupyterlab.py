@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason='
 
 VIEWER = '''
 import numpy as np
-from medfusion_nb.data import phantom_pair
+from medfusion_nb.phantom import phantom_pair
 from medfusion_nb.view import view
 head = phantom_pair(512, seed=3)
 ct, mri = (np.stack([np.roll(x, 6*i, 1) for i in range(64)]) for x in (head.ct_hu, head.mri))
@@ -244,7 +244,7 @@ def becomes(nb, condition, what):
 
 def expected():
     "What slice 0 of the viewer holds."
-    from medfusion_nb.data import phantom_pair
+    from medfusion_nb.phantom import phantom_pair
     return phantom_pair(512, seed=3)
 
 

@@ -11,7 +11,8 @@ import pytest
 import SimpleITK as sitk
 from conftest import finish, one_line, run, tree
 
-from medfusion_nb.volume import make_grid, phantom_study, read_volume, write_original
+from medfusion_nb.phantom import make_grid
+from medfusion_nb.volume import phantom_study, read_volume, write_original
 
 FAST = ('--register', 'never', '--bf16')
 
