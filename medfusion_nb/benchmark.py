@@ -15,18 +15,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.script import Param
 from scipy.ndimage import uniform_filter
 from scipy.signal import convolve2d
 from tqdm import tqdm
 
-from .core import command
-from .data import write_atomically
+from .core import Option, command, staged
 from .phantom import PhantomDataset
 from .model import FusionNet, build_network, emulates_bf16, fold_batch_norm
 from .metrics import METRICS, evaluate
@@ -377,7 +376,8 @@ def registration_benchmark(
         k = i % (len(pairs) if pairs else 4)
         if k not in homes: homes[k] = _registration_home(*(pairs[k] if pairs else phantom_scans(k)))
         rows.append(_registration_case(homes[k], i, seed, degrees, mm))
-        if file: write_atomically(file, lambda p: pd.DataFrame(rows).to_csv(p, index=False))
+        if file:
+            with staged(file) as part: pd.DataFrame(rows).to_csv(part, index=False)
     df = pd.DataFrame(rows).sort_values('case', ignore_index=True)
     return df[df.case.isin(cases)]
 
@@ -411,19 +411,20 @@ def benchmark(
     if suite: parts.append(benchmark_suite())
     df, out = pd.concat(parts, ignore_index=True), Path(out)
     fig = plot_benchmark(df)
-    write_atomically(out/'performance_benchmark.csv', lambda p: df.to_csv(p, index=False, float_format='%.6g'))
-    write_atomically(out/'performance_benchmark.png', lambda p: fig.savefig(p, dpi=120))
-    write_atomically(out/'environment.json', lambda p: p.write_text(json.dumps(environment(), indent=1) + '\n'))
+    with staged(out/'performance_benchmark.csv') as part: df.to_csv(part, index=False, float_format='%.6g')
+    with staged(out/'performance_benchmark.png') as part: fig.savefig(part, dpi=120)
+    with staged(out/'environment.json') as part: part.write_text(json.dumps(environment(), indent=1) + '\n')
     return df
 
 # %% ../nbs/05_benchmark.ipynb #cell-045
 @command('medfusion_benchmark --sizes 256 512 --devices cpu --json')
 def medfusion_benchmark(
     out:str='runs/benchmark', # folder to write to; earlier results there are replaced
-    sizes:Param('sides of square images, pixels', int, nargs='+')=(128, 256),
-    batches:Param('pairs at once', int, nargs='+')=(1, 4),
-    precisions:Param('float32, bfloat16 or float16 (default: the first two, where the processor has them)', str, nargs='+')=None,
-    devices:Param('cpu, cuda, ... (default: all that are here)', str, nargs='+')=None,
+    sizes:Annotated[tuple[int, ...], Option(nargs='+')]=(128, 256), # sides of square images, pixels
+    batches:Annotated[tuple[int, ...], Option(nargs='+')]=(1, 4),   # pairs at once
+    # float32, bfloat16 or float16 (default: the first two, where the processor has them)
+    precisions:Annotated[tuple[str, ...]|None, Option(nargs='+')]=None,
+    devices:Annotated[tuple[str, ...]|None, Option(nargs='+')]=None, # cpu, cuda, ... (default: all that are here)
     repeats:int=5, # measured calls
     suite:bool=False, # the whole metrics suite on 200 pairs as well
 ):

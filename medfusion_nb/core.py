@@ -17,7 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import wraps
 from inspect import Parameter, signature
@@ -311,13 +311,18 @@ def to_json(
     if isinstance(x, float): return x if np.isfinite(x) else None
     return x if x is None or isinstance(x, (bool, int, str)) else str(x)
 
-def _quiet(
+@contextmanager
+def _for_people(
     as_json:bool, # is standard output for JSON?
     first:bool,   # is this the first of several processes?
-) -> AbstractContextManager:
-    "What is printed for people goes to standard error, or nowhere."
-    if first and not as_json: return nullcontext()
-    return redirect_stdout(sys.stderr if first and sys.stderr.isatty() else StringIO())
+) -> Iterator[None]:
+    "What is printed and logged for people is shown, or goes to standard error, or nowhere."
+    if first and not as_json:
+        with shown_log(): yield
+    elif first and sys.stderr.isatty():
+        with shown_log(), redirect_stdout(sys.stderr): yield
+    else:
+        with redirect_stdout(StringIO()): yield
 
 def run_command(
     parser:CommandParser,     # of the command
@@ -325,10 +330,10 @@ def run_command(
     argv:Sequence[str]|None=None, # arguments; None: those of the command line
 ) -> None:
     "Parse, call, print; a result whose 'ok' is False ends with exit code 1, bad input with 2, Ctrl-C with 130."
-    with one_line_errors(parser.prog), shown_log():
+    with one_line_errors(parser.prog):
         given = vars(parser.parse_args(argv))
         as_json, first = given.pop('json'), os.environ.get('RANK', '0') == '0' # RANK: of several processes
-        with _quiet(as_json, first): result = func(**given)
+        with _for_people(as_json, first): result = func(**given)
         if as_json and first: print(json.dumps(to_json(result), indent=1, allow_nan=False))
     if result and result.get('ok') is False: raise SystemExit(1)
 

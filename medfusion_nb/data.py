@@ -6,7 +6,7 @@
 __all__ = ['BT601', 'EXTENSIONS', 'WINDOWS', 'Window', 'VALID', 'TEST', 'data_root', 'luminance', 'decode_image', 'read_image',
            'check_format', 'write_image', 'get_window', 'window_ct', 'parse_window', 'read_hu', 'Pair', 'image_files',
            'find_pairs', 'llvip_pairs', 'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'PairDataset',
-           'FusionDataset', 'dataloader']
+           'FusionDataset', 'dataloader', 'same_size']
 
 # %% ../nbs/00_data.ipynb #cell-002
 import argparse
@@ -515,3 +515,18 @@ def dataloader(
     from torch.utils.data import DataLoader
     return DataLoader(ds, batch_size, sampler=_EpochOrder(ds, seed) if shuffle else None, num_workers=workers,
                       drop_last=drop_last, collate_fn=_collate, worker_init_fn=_one_thread)
+
+# %% ../nbs/00_data.ipynb #6068f799
+def same_size(
+    items:Iterable[Any],                  # in order
+    size:int,                             # most items in a group
+    shape:Callable[[Any], Any],           # of an item: what must be equal in a group
+) -> Iterator[list[Any]]:
+    "Neighbours of equal shape together; every item is asked for once, when its group is filled."
+    group:list[Any] = []
+    for item in items:
+        if group and (len(group) == size or shape(group[0]) != shape(item)):
+            yield group
+            group = []
+        group.append(item)
+    if group: yield group

@@ -19,7 +19,6 @@ import warnings
 import zipfile
 from hashlib import file_digest, sha256
 from http.client import HTTPException
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.error import HTTPError

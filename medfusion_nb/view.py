@@ -22,17 +22,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import SimpleITK as sitk
-import torch
 from fastcore.basics import patch
 from IPython import get_ipython
 from ipyevents import Event
 from matplotlib import colormaps
 from PIL import Image
 
-from .data import WINDOWS, _display_small, get_window, read_image
+from .core import display_small
+from .data import WINDOWS, get_window, read_image
 from .volume import canonical, is_volume, mri_range, read_volume
-from .model import attention_maps
-from .fuse import fuse, load_model
+from .study import Engine
+from .fuse import fuse, load_engine
 
 # %% ../nbs/09_view.ipynb #01bf9769
 def as_stack(
@@ -101,7 +101,7 @@ class Scene:
         attention=None, # map in [0,1], or dict name -> map; None: computed for a pair, left out for a volume
         window='brain', # name in `WINDOWS` or (centre, width), for a CT in HU
         spacing=None,   # mm between voxels along z, y, x; None: that of a SimpleITK image, otherwise 1
-        model=None,     # network for what is computed; None: the full one of the package, which has attention maps
+        engine=None,    # for what is computed; None: the full network of the package, which has attention maps
     ):
         if not isinstance(attention, dict): attention = {} if attention is None else dict(attention=attention)
         given = dict(CT=ct, MRI=mri, **({} if fused is None else dict(fused=fused)), **attention)
@@ -111,7 +111,7 @@ class Scene:
         self.shape, self.spacing = self.images['CT'].shape, spacing or stacks['CT'][1] or (1., 1., 1.)
         self.oriented, self.lock = isinstance(ct, sitk.Image), Lock()
         self._set_scales(window)
-        if self.shape[0] == 1 and ('fused' not in given or not attention): self._compute_later(model or load_model('full'))
+        if self.shape[0] == 1 and ('fused' not in given or not attention): self._compute_later(engine or load_engine('full'))
 
 # %% ../nbs/09_view.ipynb #c425eaf7
 def _outside(x): # True when values leave [0,1]
@@ -128,21 +128,20 @@ def _set_scales(self:Scene, window):
     self.mri_range = mri_range(sitk.GetImageFromArray(mri)) if _outside(mri) else (0., 1.)
 
 def maps_of(
-    model,          # FusionNet or CompactNet
+    engine:Engine,
     ct, mri,        # (H,W) in [0,1]
 ) -> dict:          # name -> (1,H,W) in [0,1]
     "What a network tells about its choice: the attention maps that it has, by their names here."
-    device = next(model.parameters()).device
-    maps = attention_maps(model, *(torch.from_numpy(np.ascontiguousarray(x))[None, None].to(device) for x in (ct, mri)))
-    return {name: maps[k][0].cpu().numpy() for name, k in ATTENTION.items() if k in maps}
+    maps = engine.attention(ct, mri)
+    return {name: maps[k][None] for name, k in ATTENTION.items() if k in maps}
 
 @patch
-def _compute_later(self:Scene, model):
+def _compute_later(self:Scene, engine):
     "For a pair: entries of `images` that are computed when they are first asked for."
     pair = [self.grey(name, 'axial', 0) for name in ('CT', 'MRI')]
-    maps = maps_of(model, *(x[:32, :32] for x in pair)) if set(self.images) <= {'CT', 'MRI', 'fused'} else {} # a corner tells which maps there are
-    self.images.setdefault('fused', lambda: dict(fused=fuse(*pair, model=model)[None]))
-    self.images.update({name: lambda: maps_of(model, *pair) for name in maps})
+    maps = maps_of(engine, *(x[:32, :32] for x in pair)) if set(self.images) <= {'CT', 'MRI', 'fused'} else {} # a corner tells which maps there are
+    self.images.setdefault('fused', lambda: dict(fused=fuse(*pair, engine=engine)[None]))
+    self.images.update({name: lambda: maps_of(engine, *pair) for name in maps})
 
 # %% ../nbs/09_view.ipynb #548995d7
 @patch(as_prop=True)
@@ -277,7 +276,7 @@ def figure(self:Scene,
         if name == 'CT': bar.set_label('HU', fontsize=8)
         if cmap == 'gray' and not (name == 'CT' and self.hu): bar.remove()
     plt.close(fig)                                          # the notebook shows the returned figure, once
-    fig._ipython_display_ = partial(_display_small, fig)
+    fig._ipython_display_ = partial(display_small, fig)
     return fig
 
 # %% ../nbs/09_view.ipynb #b2b905e7
@@ -557,12 +556,12 @@ def view(
     index:int=None,          # slice; None: the middle one
     spacing=None,            # mm between voxels along z, y, x of arrays; None: 1
     width:int=320,           # of a picture of the viewer, pixels on the screen
-    model=None,              # network for what is computed; None: the full one of the package, which has attention maps
+    engine=None,             # for what is computed; None: the full network of the package, which has attention maps
     widget:bool=None,        # a viewer, or a figure? None: a viewer where a front end can show it
 ):                           # Viewer or matplotlib figure
     "Show a pair or a volume; raises `FileNotFoundError` or `ValueError` naming what cannot be read, shown, or is on another grid."
     ct, mri, fused = (_read(x, what) for x, what in ((ct, 'CT'), (mri, 'MRI'), (fused, 'fused')))
-    scene = Scene(ct, mri, fused, attention, window, spacing, model)
+    scene = Scene(ct, mri, fused, attention, window, spacing, engine)
     if has_widgets() if widget is None else widget: return Viewer(scene, show, orientation, index, width)
     names, index = scene.check(show, orientation, index)
     return scene.figure(names, orientation, index)
