@@ -11,7 +11,7 @@ setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'], license='MIT', license_files=['LICENSE'],
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
-    packages=find_packages(include=['medfusion_nb', 'medfusion_nb.*']), package_data={'medfusion_nb': ['weights/*', 'weights/compact/*']},
+    packages=find_packages(include=['medfusion_nb', 'medfusion_nb.*']), package_data={'medfusion_nb': ['py.typed', 'weights/*', 'weights/compact/*']},
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split(),

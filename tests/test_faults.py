@@ -18,8 +18,8 @@ def test_fuse_is_stopped(hold, tmp_path, sign):
     old = {p.name: b'mine' for p in sorted(ct.iterdir())[:2]}
     (tmp_path/'fused').mkdir()
     for name, content in old.items(): (tmp_path/'fused'/name).write_bytes(content)
-    p = hold('2.png', 'medfusion_fuse', 'CT', 'MRI', '-o', 'fused', '--force', cwd=tmp_path)
-    assert len([*tmp_path.rglob('.medfusion_*/[01].png')]) == 2, 'it was stopped too early to show anything'
+    p = hold('Schnitt ä02.png', 'medfusion_fuse', 'CT', 'MRI', '-o', 'fused', '--force', cwd=tmp_path)
+    assert len([*tmp_path.rglob('.medfusion_*/[01]/*.png')]) == 2, 'it was stopped too early to show anything'
     p.send_signal(sign)
     code, out, err = finish(p)
     assert out == '' and 'Traceback' not in err, err
@@ -50,7 +50,7 @@ def test_training_is_stopped_and_resumes_exactly(hold, tmp_path):
     p = hold('last.pth', 'medfusion_pretrain', *PRETRAIN, '--out', out.name, cwd=tmp_path)
     p.kill()
     assert finish(p)[0] == -signal.SIGKILL
-    assert check_whole(out) <= {'fusion_model_fixed.pth'} and [*out.glob('.last*')], 'it was not killed while it wrote'
+    assert check_whole(out) <= {'fusion_model_fixed.pth'} and [*out.glob('.medfusion_*/0/last.pth')], 'it was not killed while it wrote'
 
     p = hold('last.pth', 'medfusion_pretrain', *PRETRAIN, '--out', out.name, cwd=tmp_path, times=2)
     p.send_signal(signal.SIGINT)

@@ -342,21 +342,21 @@ def test_window_by_preset_and_by_drag(viewer):
     presets = viewer.page.locator('.jp-OutputArea .widget-dropdown select').filter(has_text='brain')
     for name in ('bone', 'stroke', 'subdural'):
         presets.select_option(name)
-        shows(viewer, 0, window_ct(hu, *WINDOWS[name]), f'preset {name}')
+        shows(viewer, 0, window_ct(hu, name), f'preset {name}')
         shows(viewer, 1, mri, 'MRI')
     viewer.screenshot('preset')
     presets.select_option('brain')
-    shows(viewer, 0, window_ct(hu, 40, 80), 'preset brain')
+    shows(viewer, 0, window_ct(hu, 'brain'), 'preset brain')
     drag(viewer, (200, 300), (264, 268), 1)
     def values(): return [float(viewer.page.locator('.jp-OutputArea .widget-text input[type=number]').nth(i).input_value()) for i in (0, 1)]
     becomes(viewer, lambda: values() == [pytest.approx(40 + 2*80*32/512, abs=1.5), pytest.approx(80*4**(64/512), abs=1.5)], f'dragged to {values()}')
     center, width = values()
-    shows(viewer, 0, window_ct(hu, center, width), 'dragged window')
+    shows(viewer, 0, window_ct(hu, (center, width)), 'dragged window')
     assert presets.input_value() == 'custom'
     point(viewer, 20, 20); viewer.page.wait_for_timeout(300)
     assert values() == [center, width] # released
     presets.select_option('brain')
-    shows(viewer, 0, window_ct(hu, 40, 80), 'preset brain')
+    shows(viewer, 0, window_ct(hu, 'brain'), 'preset brain')
 
 
 def test_images_blend_and_swipe(viewer):
