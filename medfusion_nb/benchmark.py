@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NETWORKS', 'devices_here', 'environment', 'stopwatch', 'ratio', 'peak_memory', 'precisions_of', 'benchmark_fusion',
            'plot_benchmark', 'benchmark_training', 'plain_protocol', 'sample_fusions', 'benchmark_protocol',
-           'benchmark_suite', 'registration_benchmark', 'registration_summary', 'benchmark', 'medfusion_benchmark']
+           'benchmark_suite', 'benchmark', 'medfusion_benchmark']
 
 # %% ../nbs/05_benchmark.ipynb #cell-004
 import json
@@ -335,63 +335,6 @@ def benchmark_suite(
     r = peak_memory(setup, [job]).iloc[1]
     return pd.DataFrame([dict(task=f'all {len(METRICS)} metrics', device='cpu', precision='float32', size=size, batch=pairs, seconds=r.seconds,
                               pairs_per_s=pairs/r.seconds, peak_mb=r.peak_mb)])
-
-# %% ../nbs/05_benchmark.ipynb #cell-r01
-from .register import (chain, misplace, move_points, phantom_scans, pyramid, random_motion,
-                                   register, rms_distance)
-
-# %% ../nbs/05_benchmark.ipynb #cell-r03
-def _registration_home(fixed, moving): # what the cases of a pair share
-    "A pair, points of its head, the centre of rotation, and the registration of the pair as it is."
-    return fixed, moving, pyramid(fixed).points, pyramid(moving).center, register(fixed, moving).transform
-
-def _registration_case(home, i, seed, degrees, mm): # row of the table
-    "Misplace the moving volume of a pair and register it."
-    fixed, moving, points, center, own = home
-    t = random_motion(np.random.default_rng((seed, i)), center, degrees, mm)
-    wall, cpu = time.perf_counter(), time.process_time()
-    r = register(fixed, misplace(moving, t), seed=i)
-    seconds = dict(seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
-    found, true, again = (move_points(x, points) for x in (r.transform, t, chain(t, own)))
-    turn = np.rad2deg(np.arccos(np.clip((np.trace(np.reshape(t.GetMatrix(), (3, 3))) - 1)/2, -1, 1)))
-    return dict(case=i, degrees=turn, mm=np.linalg.norm(t.GetTranslation()), tre_mm=rms_distance(found, true), repeat_mm=rms_distance(found, again),
-                **{k: v for k, v in r._asdict().items() if k not in ('transform', 'rotation_deg', 'translation_mm')}, **seconds)
-
-# %% ../nbs/05_benchmark.ipynb #01266427
-def registration_benchmark(
-    cases=200,           # how many, or their numbers
-    pairs=None,          # list of (fixed, moving) volumes that are aligned, taken in turn; None: four phantom heads
-    seed:int=0,          # of the misplacements
-    degrees:float=30.,   # largest rotation
-    mm:float=60.,        # largest translation
-    file:str|Path=None,  # .csv that keeps the rows; cases that it holds are not repeated
-    progress:bool=False, # a progress bar, when standard error is a terminal?
-) -> pd.DataFrame:       # one row a case: tre_mm (from the truth), repeat_mm (from the registration of the pair as it is), trusted, reason, seconds ...
-    "Register misplaced volumes and compare with the truth."
-    cases, file = range(cases) if isinstance(cases, int) else cases, file and Path(file)
-    rows = pd.read_csv(file).to_dict('records') if file and file.is_file() else []
-    todo = [i for i in cases if i not in {r['case'] for r in rows}]
-    homes = {}
-    for i in tqdm(todo, unit='case', disable=None if progress else True):
-        k = i % (len(pairs) if pairs else 4)
-        if k not in homes: homes[k] = _registration_home(*(pairs[k] if pairs else phantom_scans(k)))
-        rows.append(_registration_case(homes[k], i, seed, degrees, mm))
-        if file:
-            with staged(file) as part: pd.DataFrame(rows).to_csv(part, index=False)
-    df = pd.DataFrame(rows).sort_values('case', ignore_index=True)
-    return df[df.case.isin(cases)]
-
-# %% ../nbs/05_benchmark.ipynb #cell-r04
-def registration_summary(
-    df:pd.DataFrame,   # rows of registration_benchmark
-    limit:float=1.,    # mm: a larger error is wrong
-    error='tre_mm',    # or 'repeat_mm'
-) -> pd.Series:
-    "Error, trust and time of many registrations."
-    e, trusted = df[error], df.trusted.astype(bool)
-    return pd.Series({'cases': len(df), 'median, mm': e.median(), '95 %, mm': e.quantile(.95), 'largest, mm': e.max(), f'over {limit:g} mm': (e > limit).sum(),
-                      'trusted': trusted.sum(), 'largest trusted, mm': e[trusted].max() if trusted.any() else np.nan, 'silently wrong': (trusted & (e > limit)).sum(),
-                      'needlessly doubted': (~trusted & (e <= limit)).sum(), 'seconds': df.seconds.median(), 'CPU seconds': df.cpu_seconds.median()})
 
 # %% ../nbs/05_benchmark.ipynb #cell-044
 def benchmark(

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, get_args
 import numpy as np
 from tqdm import tqdm
 
-from .core import Option, command, show_images, staged
+from .core import Option, command, renamed, show_images, staged
 from .data import (EXTENSIONS, WINDOWS, Pair, check_format, find_pairs, luminance,
                                parse_window, read_image, same_size, write_image)
 from .phantom import phantom_pair
@@ -108,6 +108,12 @@ def _paths(*images:Any) -> list[Path]:
     return [Path(x).resolve() for x in images if isinstance(x, (str, Path))]
 
 # %% ../nbs/07_fuse.ipynb #cell-020
+def _as_engine(network:Any) -> Engine:
+    "A network with an engine around it."
+    from medfusion_nb.model import TorchEngine
+    return TorchEngine(network)
+
+@renamed('model', 'engine', _as_engine)
 def fuse(
     ct:Any,                   # (H,W) array in [0,1], or image file
     mri:Any,                  # the same of the MRI, aligned with the CT

@@ -334,11 +334,13 @@ FORMAT = 1 # of checkpoints and of config.json; it rises when an older program c
 
 def save_checkpoint(
     model:PairNet,
-    path:Path|str, # file to write, usually .pth; an existing one is replaced whole
-    **extra:Any,   # further plain values or tensors to keep
+    path:Path|str,                     # file to write, usually .pth; an existing one is replaced whole
+    state:dict[str, Tensor]|None=None, # its weights at another time; None: those of now
+    **extra:Any,                       # further plain values or tensors to keep
 ) -> None:
     "Write `model_state_dict`, the network's configuration and the format."
-    content = dict(model_state_dict=model.state_dict(), config=model.config, format=FORMAT, **extra)
+    weights = model.state_dict() if state is None else state
+    content = dict(model_state_dict=weights, config=model.config, format=FORMAT, **extra)
     with staged(path) as part: torch.save(content, part)
 
 def _check_version(

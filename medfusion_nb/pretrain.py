@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['SHIPPED_PHASE1', 'PHASE1_RECIPES', 'TURNS', 'Config', 'WithFindings', 'turned', 'turn_of', 'fuse_twice',
-           'freeze_encoders', 'step_of', 'train_epoch', 'valid_epoch', 'data_digest', 'weights_digest', 'plot_history',
-           'train', 'visible_infrared', 'new_network', 'pretrain', 'device_line', 'options', 'medfusion_pretrain']
+           'freeze_encoders', 'train_epoch', 'valid_epoch', 'Run', 'data_digest', 'weights_digest', 'plot_history',
+           'train', 'step_of', 'visible_infrared', 'new_network', 'pretrain', 'device_line', 'options',
+           'medfusion_pretrain']
 
 # %% ../nbs/02_pretrain.ipynb #cell-003
 import math
+import random
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,8 +27,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from fastcore.basics import patch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .core import Option, command, log, staged
@@ -70,7 +74,7 @@ PHASE1_RECIPES = dict(default={}, shipped=SHIPPED_PHASE1) # what `medfusion_pret
 class WithFindings:
     "The pairs of a dataset, each also with random findings in its scans."
     def __init__(self,
-        ds:Dataset,  # items (a, b, name)
+        ds:Any,  # items (a, b, name)
         n:int=6,     # findings a pair at most
     ):
         self.ds, self.n = ds, n
@@ -129,7 +133,7 @@ def freeze_encoders(
         m.requires_grad_(not frozen)
         m.train(not frozen)
 
-# %% ../nbs/02_pretrain.ipynb #cell-037
+# %% ../nbs/02_pretrain.ipynb #9f2ba606
 class _Step(nn.Module):
     "Network and loss as one module: what a CUDA graph records."
     def __init__(self, model, loss, turn=None):
@@ -139,35 +143,20 @@ class _Step(nn.Module):
         fused, probe = fuse_twice(self.model, a, b, probe, self.turn)
         return self.loss(fused, a, b, probe)[0]
 
-def _record(step, args):
-    "A step and its gradients as a CUDA graph; the running averages, which recording moves, are put back."
-    before = [x.clone() for x in step.model.buffers()]
-    try: graph = torch.cuda.make_graphed_callables(step, args, allow_unused_input=True)
-    except torch.cuda.OutOfMemoryError: raise
-    except RuntimeError as e:
-        terms = ', '.join(step.loss.weights)
-        raise RuntimeError(f'the loss ({terms}) could not be recorded as a CUDA graph ({e}): keep its terms on the '
-                           'device, no .item(), no constants copied there, or train with cuda_graph=False') from e
-    for x, y in zip(step.model.buffers(), before): x.copy_(y)
-    return graph
+# %% ../nbs/02_pretrain.ipynb #cell-038
+def _mean_over_processes(acc, total, n):
+    "Mean over all pairs of all processes."
+    total, n = acc.reduce(torch.tensor([total, n], dtype=torch.float32, device=acc.device)).tolist()
+    return total/max(n, 1)
 
-def step_of(
-    acc:Accelerator,
-    model:nn.Module,  # prepared network
-    cfg:Config,
-):                    # function of (a, b, *probe, turn=None)
-    "The loss of a batch, on one GPU replayed as a CUDA graph; RuntimeError where it cannot be recorded."
-    steps = {turn: _Step(model, FusionLoss(cfg.weights), turn) for turn in (None, *TURNS)}
-    def plain(*batch, turn=None): return steps[turn](*batch)
-    if acc.device.type != 'cuda' or acc.num_processes > 1 or not cfg.cuda_graph: return plain
-    warnings.filterwarnings('ignore', 'The AccumulateGrad node', UserWarning) # it has its own stream
-    graphs, modules, parameters = {}, [*model.modules()], [*model.parameters()]
-    def replayed(*batch, turn=None):
-        frozen = *(m.training for m in modules), *(p.requires_grad for p in parameters)
-        key = turn, len(batch), batch[0].shape, *frozen
-        if key not in graphs: graphs[key] = _record(steps[turn], batch)
-        return graphs[key](*batch)
-    return replayed
+def _schedule(opt, cfg, steps):
+    "Learning-rate schedule, stepped once a batch."
+    if cfg.schedule not in ('constant', 'cosine'):
+        raise ValueError(f"schedule {cfg.schedule!r}: choose 'constant' or 'cosine'")
+    def factor(i):
+        if cfg.schedule == 'constant': return 1.
+        return .01+.99*(1+math.cos(math.pi*min(i/steps, 1)))/2
+    return torch.optim.lr_scheduler.LambdaLR(opt, factor)
 
 # %% ../nbs/02_pretrain.ipynb #a2fb24fc
 def train_epoch(
@@ -220,24 +209,70 @@ def valid_epoch(
         n += len(a)
     return {k: _mean_over_processes(acc, v, n) for k, v in sums.items()}
 
-# %% ../nbs/02_pretrain.ipynb #cell-038
-def _mean_over_processes(acc, total, n):
-    "Mean over all pairs of all processes."
-    total, n = acc.reduce(torch.tensor([total, n], dtype=torch.float32, device=acc.device)).tolist()
-    return total/max(n, 1)
+# %% ../nbs/02_pretrain.ipynb #da3d89df
+class Run:
+    "One training run: what learns, what from, and what was measured."
+    def __init__(self,
+        acc:Accelerator,
+        net:nn.Module, # FusionNet or CompactNet, changed in place
+        train_ds:Any,  # items (a, b, name); `set_epoch` reseeds the augmentation
+        valid_ds:Any,  # the same, to choose the best epoch by
+        cfg:Config,
+    ):
+        self.acc, self.net, self.cfg = acc, net, cfg
+        self.history:list[dict[str, Any]] = [] # one dict an epoch
+        self.best:dict[str, Any]|None = None   # the best network, where it is not written yet
+        if FusionLoss(cfg.weights).probes: train_ds, valid_ds = WithFindings(train_ds), WithFindings(valid_ds)
+        self.train_ds, full = train_ds, len(train_ds) >= cfg.batch_size
+        self.train_dl = dataloader(train_ds, cfg.batch_size, shuffle=True, workers=cfg.workers, seed=cfg.seed,
+                                   drop_last=full)
+        self.valid_dl = dataloader(valid_ds, 4*cfg.batch_size, workers=cfg.workers) # no gradients, more room
+        self.opt = torch.optim.AdamW(net.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay,
+                                     fused=acc.device.type == 'cuda')
+        steps = cfg.epochs*math.ceil(len(self.train_dl)/acc.num_processes)
+        self.sched = _schedule(self.opt, cfg, steps)
 
-def _schedule(opt, cfg, steps):
-    "Learning-rate schedule, stepped once a batch."
-    if cfg.schedule not in ('constant', 'cosine'):
-        raise ValueError(f"schedule {cfg.schedule!r}: choose 'constant' or 'cosine'")
-    def factor(i):
-        if cfg.schedule == 'constant': return 1.
-        return .01+.99*(1+math.cos(math.pi*min(i/steps, 1)))/2
-    return torch.optim.lr_scheduler.LambdaLR(opt, factor)
+# %% ../nbs/02_pretrain.ipynb #40288685
+@patch
+def prepare(self:Run) -> None:
+    "Hand everything over to `accelerate`, before the first epoch."
+    freeze_encoders(self.net, len(self.history) < self.cfg.freeze_epochs)
+    ready = self.acc.prepare(self.net, self.opt, self.train_dl, self.valid_dl)
+    self.model, self.opt, self.train_dl, self.valid_dl = ready
+    self.step = step_of(self.acc, self.model, self.cfg)
+
+@patch
+def one_epoch(self:Run,
+    epoch:int,           # its number, from 0
+    progress:bool=True,  # a bar on a terminal?
+) -> dict[str, Any]:     # epoch, lr, losses and terms
+    "Train for an epoch and measure the validation pairs."
+    cfg, acc = self.cfg, self.acc
+    set_seed(cfg.seed+epoch)
+    for x in (self.train_ds, self.train_dl): x.set_epoch(epoch)
+    self.model.train()
+    freeze_encoders(self.net, epoch < cfg.freeze_epochs)
+    if 0 < epoch == cfg.freeze_epochs and acc.num_processes > 1:
+        self.model = acc.prepare(acc.unwrap_model(self.model, keep_fp32_wrapper=False))
+        self.step = step_of(acc, self.model, cfg)
+    row = dict(epoch=epoch+1, lr=self.opt.param_groups[0]['lr'])
+    row['train_loss'] = train_epoch(acc, self.model, self.step, self.opt, self.sched, self.train_dl, cfg, epoch, progress)
+    self.valid_dl.set_epoch(0) # accelerate counts its passes; the findings are to be the same in each
+    row |= valid_epoch(acc, self.model, self.valid_dl, cfg)
+    self.history.append(row)
+    return row
+
+@patch
+def keep_best(self:Run) -> None:
+    "Keep the weights of now, if no earlier epoch had a lower loss on the validation pairs."
+    *earlier, row = self.history
+    if row['valid_loss'] >= min((h['valid_loss'] for h in earlier), default=math.inf): return
+    weights = {k: v.clone() for k, v in self.net.state_dict().items()}
+    self.best = dict(state=weights, epoch=row['epoch'], valid_loss=row['valid_loss'])
 
 # %% ../nbs/02_pretrain.ipynb #b1f7851c
 def data_digest(
-    ds:Dataset,  # FusionDataset or PhantomDataset, or a wrapper around its `ds`; of others class and number
+    ds:Any,  # FusionDataset or PhantomDataset, or a wrapper around its `ds`; of others class and number
 ) -> dict:       # pairs: number; sha256: of names and bytes of the files; window: that of a CT in HU
     "What identifies the pairs of a dataset."
     n, h = len(ds), sha256()
@@ -286,36 +321,48 @@ def _check_run(folder, old, new, cfg):
         raise ValueError(f'{folder}: holds a run of {done} epochs, and {cfg.epochs} are asked for; '
                          f'ask for {done} or more (--epochs), or {anew}')
 
-# %% ../nbs/02_pretrain.ipynb #cell-040
-def _load_state(path, model, opt, sched, cfg, origin, say=log.info):
-    "Restores a run from `path`; its history, or [] where there is none. ValueError where it is another run."
-    if not Path(path).is_file(): return []
-    ckpt, folder = read_checkpoint(path), Path(path).parent
-    _check_run(folder, ckpt, origin, cfg)
-    model.load_state_dict(ckpt['model_state_dict'])
-    opt.load_state_dict(ckpt['optimizer'])
-    sched.load_state_dict(ckpt['scheduler'])
-    done, planned = len(ckpt['history']), ckpt['train_config']['epochs']
-    for group, lr, factor in zip(opt.param_groups, sched.base_lrs, sched.lr_lambdas):
-        group['lr'] = lr*factor(sched.last_epoch) # that of the schedule asked for, which may be longer
+# %% ../nbs/02_pretrain.ipynb #86bacdf1
+@patch
+def load(self:Run,
+    file:Path,                # last.pth of a run; where there is none, nothing happens
+    origin:dict[str, Any],    # digests of data and start
+    say:Callable[[str], None], # for what a user should know
+) -> None:
+    "Restore the state of a run, before `prepare`; raises `ValueError` where the file is of another run."
+    if not file.is_file(): return
+    state, cfg = read_checkpoint(file), self.cfg
+    _check_run(file.parent, state, origin, cfg)
+    self.net.load_state_dict(state['model_state_dict'])
+    self.opt.load_state_dict(state['optimizer'])
+    self.sched.load_state_dict(state['scheduler'])
+    self.history = state['history']
+    for group, lr, factor in zip(self.opt.param_groups, self.sched.base_lrs, self.sched.lr_lambdas):
+        group['lr'] = lr*factor(self.sched.last_epoch) # that of the schedule asked for, which may be longer
+    done, planned = len(self.history), state['train_config']['epochs']
     if done == cfg.epochs:
-        say(f'{folder}: finished: {done} epochs; to go on ask for more (--epochs), '
+        say(f'{file.parent}: finished: {done} epochs; to go on ask for more (--epochs), '
             'or start anew in another folder (--out)')
     elif planned != cfg.epochs:
-        say(f'{folder}: goes on after {done} epochs; from here the learning rate follows '
+        say(f'{file.parent}: goes on after {done} epochs; from here the learning rate follows '
             f'the schedule of {cfg.epochs} epochs, not of {planned}')
-    return ckpt['history']
 
-def _save_run(out, name, curves, net, opt, sched, cfg, origin, history, best):
-    "Writes the best model where it is new, the state of the run, history and curves, each whole."
-    config = asdict(cfg)
-    if best: save_checkpoint(net, out/name, best.pop('model_state_dict'), train_config=config, **best)
-    save_checkpoint(net, out/'last.pth', optimizer=opt.state_dict(), scheduler=sched.state_dict(), history=history,
-                    train_config=config, origin=origin)
-    with staged(out/'history.csv') as part: pd.DataFrame(history).to_csv(part, index=False)
-    fig = plot_history(history)
+@patch
+def save(self:Run,
+    out:Path,
+    name:str,              # file of the best network
+    curves:str,            # file of the learning curves
+    origin:dict[str, Any], # digests of data and start
+) -> None:
+    "Write the best network where it is new, the state of the run, history and curves, each whole."
+    config = asdict(self.cfg)
+    if self.best: save_checkpoint(self.net, out/name, train_config=config, **self.best)
+    save_checkpoint(self.net, out/'last.pth', optimizer=self.opt.state_dict(), scheduler=self.sched.state_dict(),
+                    history=self.history, train_config=config, origin=origin)
+    with staged(out/'history.csv') as part: pd.DataFrame(self.history).to_csv(part, index=False)
+    fig = plot_history(self.history)
     with staged(out/curves) as part: fig.savefig(part, dpi=100, format='png')
     plt.close(fig)
+    self.best = None
 
 # %% ../nbs/02_pretrain.ipynb #cell-041
 def plot_history(
@@ -329,68 +376,103 @@ def plot_history(
     ax.set(xlabel='epoch', ylabel='loss')
     ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     ax.legend()
+    plt.close(fig) # a page shows what is returned, once
     return fig
 
-# %% ../nbs/02_pretrain.ipynb #cell-042
+# %% ../nbs/02_pretrain.ipynb #2c10a6c9
+@contextmanager
+def _own_accelerator(
+    precision:str, # 'no', 'bf16' or 'fp16'
+) -> Iterator[Accelerator]:
+    "An accelerator of this run's precision; what an earlier one of this process had is put back."
+    before = dict(AcceleratorState._shared_state)
+    AcceleratorState._reset_state()
+    try: yield Accelerator(mixed_precision=precision)
+    finally:
+        AcceleratorState._reset_state()
+        AcceleratorState._shared_state.update(before)
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    "Random numbers that are drawn meanwhile do not change those that come after."
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try: yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+# %% ../nbs/02_pretrain.ipynb #6c5841e5
+def _warn_of_imitation(acc:Accelerator) -> None:
+    "A warning where this processor only imitates the arithmetic that was asked for."
+    if acc.mixed_precision == 'bf16' and acc.is_main_process and emulates_bf16(acc.device):
+        warnings.warn('this processor only imitates bfloat16, far slower than float32: '
+                      'start anew with --mixed-precision no', stacklevel=3)
+
 def train(
     model:nn.Module,         # FusionNet or CompactNet, changed in place
-    train_ds:Dataset,        # items (a, b, name); `set_epoch` reseeds the augmentation
-    valid_ds:Dataset,        # the same, to choose the best epoch by
+    train_ds:Any,            # items (a, b, name); `set_epoch` reseeds the augmentation
+    valid_ds:Any,            # the same, to choose the best epoch by
     cfg:Config,
     out:str|Path,            # folder for everything that is written
     name:str='fusion_model_fixed.pth',  # file of the best model
     curves:str='training_curves.png',   # file of the learning curves
-    progress:bool=True,      # a progress bar on a terminal, one line an epoch
+    progress:bool=True,      # a progress bar on a terminal, a logged line an epoch
     save_every:float=30.,    # least seconds between two checkpoints; first and last epoch always have one
-) -> list:                   # history, one dict an epoch
-    "Trains with validation, keeps the best model, and resumes the run where `out` holds it."
-    AcceleratorState._reset_state() # an earlier run of this process may have had another precision
-    acc = Accelerator(mixed_precision=cfg.mixed_precision)
-    if cfg.mixed_precision == 'bf16' and acc.is_main_process and emulates_bf16(acc.device):
-        warnings.warn('this processor only imitates bfloat16, far slower than float32: '
-                      'start anew with --mixed-precision no', stacklevel=2)
-    say = log.info if progress and acc.is_main_process else lambda *args: None
-    out, digests = Path(out), dict(train=data_digest(train_ds), valid=data_digest(valid_ds))
-    origin = digests | dict(start=weights_digest(model))
-    if FusionLoss(cfg.weights).probes: train_ds, valid_ds = WithFindings(train_ds), WithFindings(valid_ds)
-    train_dl = dataloader(train_ds, cfg.batch_size, shuffle=True, workers=cfg.workers, seed=cfg.seed,
-                          drop_last=len(train_ds) >= cfg.batch_size)
-    valid_dl = dataloader(valid_ds, 4*cfg.batch_size, workers=cfg.workers) # no gradients, more room
-    opt = torch.optim.AdamW(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay,
-                            fused=acc.device.type == 'cuda')
-    sched = _schedule(opt, cfg, cfg.epochs*math.ceil(len(train_dl)/acc.num_processes))
-    history = _load_state(out/'last.pth', model, opt, sched, cfg, origin, say)
-    if len(history) == cfg.epochs: return history
-    least, best, saved = min((h['valid_loss'] for h in history), default=math.inf), None, -math.inf
-    freeze_encoders(model, len(history) < cfg.freeze_epochs)
-    net = model
-    model, opt, train_dl, valid_dl = acc.prepare(model, opt, train_dl, valid_dl)
-    step = step_of(acc, model, cfg)
-    for epoch in range(len(history), cfg.epochs):
-        set_seed(cfg.seed+epoch)
-        for x in (train_ds, train_dl): x.set_epoch(epoch)
-        model.train()
-        freeze_encoders(net, epoch < cfg.freeze_epochs)
-        if 0 < epoch == cfg.freeze_epochs and acc.num_processes > 1:
-            model = acc.prepare(acc.unwrap_model(model, keep_fp32_wrapper=False))
-            step = step_of(acc, model, cfg)
-        row = dict(epoch=epoch+1, lr=opt.param_groups[0]['lr'])
-        row['train_loss'] = train_epoch(acc, model, step, opt, sched, train_dl, cfg, epoch, progress)
-        valid_dl.set_epoch(0) # accelerate counts its passes; the findings are to be the same in each
-        row |= valid_epoch(acc, model, valid_dl, cfg)
-        history.append(row)
-        say(f"epoch {epoch+1}/{cfg.epochs}: training loss {row['train_loss']:.4f}, "
-            f"validation loss {row['valid_loss']:.4f}")
-        if acc.is_main_process and row['valid_loss'] < least:
-            least = row['valid_loss']
-            weights = {k: v.clone() for k, v in net.state_dict().items()}
-            best = dict(model_state_dict=weights, epoch=row['epoch'], valid_loss=least)
-        if acc.is_main_process and (epoch+1 == cfg.epochs or time.monotonic()-saved >= save_every):
-            _save_run(out, name, curves, net, opt, sched, cfg, origin, history, best)
-            best, saved = None, time.monotonic()
-    acc.wait_for_everyone()
-    say(f'wrote {out/name}')
-    return history
+) -> list[dict[str, Any]]:   # history, one dict an epoch
+    "Train with validation, keep the best model, resume the run where `out` holds it; raises as `load` and `train_epoch`."
+    out, saved = Path(out), -math.inf
+    with _own_accelerator(cfg.mixed_precision) as acc, _own_randomness(), warnings.catch_warnings():
+        _warn_of_imitation(acc)
+        say = log.info if progress and acc.is_main_process else lambda line: None
+        origin = dict(train=data_digest(train_ds), valid=data_digest(valid_ds), start=weights_digest(model))
+        run = Run(acc, model, train_ds, valid_ds, cfg)
+        run.load(out/'last.pth', origin, say)
+        if len(run.history) == cfg.epochs: return run.history
+        run.prepare()
+        for epoch in range(len(run.history), cfg.epochs):
+            row = run.one_epoch(epoch, progress)
+            say(f"epoch {epoch+1}/{cfg.epochs}: training loss {row['train_loss']:.4f}, "
+                f"validation loss {row['valid_loss']:.4f}")
+            if not acc.is_main_process: continue
+            run.keep_best()
+            if epoch+1 < cfg.epochs and time.monotonic()-saved < save_every: continue
+            run.save(out, name, curves, origin)
+            saved = time.monotonic()
+        acc.wait_for_everyone()
+        say(f'wrote {out/name}')
+        return run.history
+
+# %% ../nbs/02_pretrain.ipynb #dce28d05
+def _record(step, args):
+    "A step and its gradients as a CUDA graph; the running averages, which recording moves, are put back."
+    before = [x.clone() for x in step.model.buffers()]
+    try: graph = torch.cuda.make_graphed_callables(step, args, allow_unused_input=True)
+    except torch.cuda.OutOfMemoryError: raise
+    except RuntimeError as e:
+        terms = ', '.join(step.loss.weights)
+        raise RuntimeError(f'the loss ({terms}) could not be recorded as a CUDA graph ({e}): keep its terms on the '
+                           'device, no .item(), no constants copied there, or train with cuda_graph=False') from e
+    for x, y in zip(step.model.buffers(), before): x.copy_(y)
+    return graph
+
+def step_of(
+    acc:Accelerator,
+    model:nn.Module,  # prepared network
+    cfg:Config,
+):                    # function of (a, b, *probe, turn=None)
+    "The loss of a batch, on one GPU replayed as a CUDA graph; RuntimeError where it cannot be recorded."
+    steps = {turn: _Step(model, FusionLoss(cfg.weights), turn) for turn in (None, *TURNS)}
+    def plain(*batch, turn=None): return steps[turn](*batch)
+    if acc.device.type != 'cuda' or acc.num_processes > 1 or not cfg.cuda_graph: return plain
+    warnings.filterwarnings('ignore', 'The AccumulateGrad node', UserWarning) # it has its own stream
+    graphs, modules, parameters = {}, [*model.modules()], [*model.parameters()]
+    def replayed(*batch, turn=None):
+        frozen = *(m.training for m in modules), *(p.requires_grad for p in parameters)
+        key = turn, len(batch), batch[0].shape, *frozen
+        if key not in graphs: graphs[key] = _record(steps[turn], batch)
+        return graphs[key](*batch)
+    return replayed
 
 # %% ../nbs/02_pretrain.ipynb #cell-053
 def visible_infrared(
@@ -408,11 +490,11 @@ def new_network(
     imagenet=True,  # start of the full network's encoders: True, False, or the path of a `state_dict`
 ) -> nn.Module:     # FusionNet or CompactNet
     "An untrained network as configured, reproducible by `cfg.seed`."
-    set_seed(cfg.seed)
-    window = get_window(cfg.window)
-    if cfg.network == 'compact': return build_network(dict(network='compact', window=window))
-    config = dict(network=cfg.network, backbone=cfg.backbone, mri_init=cfg.mri_init, window=window)
-    return build_network(config, imagenet)
+    config = dict(network=cfg.network, window=get_window(cfg.window))
+    if cfg.network == 'full': config |= dict(backbone=cfg.backbone, mri_init=cfg.mri_init)
+    with _own_randomness():
+        set_seed(cfg.seed)
+        return build_network(config, imagenet)
 
 # %% ../nbs/02_pretrain.ipynb #5fcbd4df
 def pretrain(

@@ -67,12 +67,12 @@ def test_requirements(wheel, settings):
 
 
 def test_imports_are_required(wheel, settings):
-    "The packages that the modules import are the requirements, each of them and no others; IPython is there where a notebook is."
+    "The packages that the modules import are the requirements and those of the extra `train`, and no others; IPython is there where a notebook is."
     distribution = {'cv2': 'opencv-python-headless', 'pywt': 'pywavelets', 'PIL': 'pillow'}
     nodes = [n for p in (wheel/'medfusion_nb').glob('*.py') for n in ast.walk(ast.parse(p.read_text(encoding='utf-8')))]
     names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names} | {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
     imported = {n.split('.')[0] for n in names} - set(sys.stdlib_module_names) - {'medfusion_nb', 'IPython'}
-    required = {requirement(r)[0] for r in settings['requirements'].split()}
+    required = {requirement(r)[0] for k in ('requirements', 'train_requirements') for r in settings[k].split()}
     assert {distribution.get(i, i).lower().replace('_', '-') for i in imported} == required
 
 
