@@ -81,7 +81,7 @@ def staged(
 ) -> Iterator[Any]:                  # for one target a Path to write it to; for several a dict target -> Path
     "Move what was written into place when all of it is there, else nothing; raises `OSError`."
     single = isinstance(targets, (Path, str))
-    paths = [Path(targets)] if single else list(targets)
+    paths = [Path(targets)] if isinstance(targets, (Path, str)) else list(targets)
     stage = _stage(paths) if paths else Path()
     parts = {t: stage/str(i)/t.name for i, t in enumerate(paths)}
     try:
@@ -111,8 +111,8 @@ def show_images(
     nrows = -(-len(images)//ncols)
     ratio = max(im.shape[0]/im.shape[1] for im in images)
     size = width*ncols + (.7 if colorbar else 0), (width*ratio + .3)*nrows
-    look = dict(figsize=size, dpi=dpi, squeeze=False, layout='constrained', facecolor='white')
-    fig, axes = plt.subplots(nrows, ncols, **look)
+    look:dict[str, Any] = dict(figsize=size, dpi=dpi, layout='constrained', facecolor='white')
+    fig, axes = plt.subplots(nrows, ncols, squeeze=False, **look)
     for ax in axes.flat: ax.axis('off')
     for i, (ax, im) in enumerate(zip(axes.flat, images)):
         shown = ax.imshow(im, cmap=cmap, vmin=vmin, vmax=vmax)

@@ -68,7 +68,8 @@ _TIFF = b'II*\0', b'MM\0*', b'II+\0', b'MM\0+' # how TIFF files begin, which may
 def _decode(path:Path|str) -> np.ndarray: # (H,W) or (H,W,3) RGB, in the number type of the file
     "Pixels of an image file as stored, alpha dropped."
     data = Path(path).read_bytes()
-    buf, pages = np.frombuffer(data, np.uint8), []
+    buf = np.frombuffer(data, np.uint8)
+    pages:list[Any] = []
     try:
         with _quiet_opencv():
             if data[:4] in _TIFF: pages = list(cv2.imdecodemulti(buf, cv2.IMREAD_UNCHANGED)[1])
@@ -88,7 +89,7 @@ def luminance(
     img:np.ndarray, # (H,W) or (H,W,3) RGB, in [0,1]
 ) -> np.ndarray:    # (H,W) float32
     "BT.601 luminance of an image; grey as it is."
-    return img if img.ndim == 2 else (img @ np.float32(BT601)).clip(0, 1)
+    return img if img.ndim == 2 else (img @ np.array(BT601, np.float32)).clip(0, 1)
 
 # %% ../nbs/00_data.ipynb #cell-013
 def decode_image(

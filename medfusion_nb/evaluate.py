@@ -6,13 +6,13 @@
 __all__ = ['BASELINES', 'SOURCE_METRICS', 'FINDING_COLUMNS', 'SYMMETRIES', 'average', 'maximum', 'laplacian', 'wavelet',
            'eight_bits', 'added', 'score', 'as_networks', 'device_of', 'load_networks', 'fused_files', 'read_fused',
            'fusers', 'fused_batch', 'batches', 'pair_names', 'score_pairs', 'mean_table', 'ratio_table', 'first_method',
-           'patient_table', 'comparison', 'verdicts', 'marked', 'metric_report', 'finding_pairs', 'room', 'case_fuser',
-           'with_findings', 'finding_scores', 'finding_table', 'finding_means', 'finding_report', 'kept_figure',
-           'case_list', 'write_cases', 'skull_sectors', 'skull_evenness', 'difference_table', 'symmetry', 'canvas',
-           'metric_summary', 'summary', 'performance_figure', 'correlation_table', 'correlation_figure', 'edge_curve',
-           'edge_figure', 'attention_of', 'one_pair_figures', 'Evaluation', 'report', 'result_files', 'evaluate_pairs',
-           'patient_rule', 'pairs_of', 'evaluation_dataset', 'medfusion_evaluate', 'shipped_dataset',
-           'evaluate_shipped', 'summary_table']
+           'patient_table', 'summarise', 'holm', 'compare', 'mean_rank', 'comparison', 'verdicts', 'marked',
+           'metric_report', 'finding_pairs', 'room', 'case_fuser', 'with_findings', 'finding_scores', 'finding_table',
+           'finding_means', 'finding_report', 'kept_figure', 'case_list', 'write_cases', 'skull_sectors',
+           'skull_evenness', 'difference_table', 'symmetry', 'canvas', 'metric_summary', 'summary',
+           'performance_figure', 'correlation_table', 'correlation_figure', 'edge_curve', 'edge_figure', 'attention_of',
+           'one_pair_figures', 'Evaluation', 'report', 'result_files', 'evaluate_pairs', 'patient_rule', 'pairs_of',
+           'evaluation_dataset', 'medfusion_evaluate', 'shipped_dataset', 'evaluate_shipped', 'summary_table']
 
 # %% ../nbs/04_evaluate.ipynb #cell-004
 import json
@@ -32,6 +32,7 @@ import seaborn as sns
 import torch
 import torch.nn.functional as F
 from scipy import ndimage as ndi
+from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
@@ -41,7 +42,7 @@ from .data import (EXTENSIONS, TEST, VALID, WINDOWS, FusionDataset, Pair, Window
                                write_image)
 from .phantom import PhantomDataset
 from .model import attention_figure, attention_maps, fold_batch_norm, load_network, luma
-from .metrics import METRICS, compare, evaluate, mean_rank, summarise
+from .metrics import METRICS, evaluate
 from .findings import KINDS, cases, measure
 from .losses import gradient_magnitude, stronger
 
@@ -322,6 +323,74 @@ def patient_table(
     method = method or first_method(scores)
     parts = dict([*scores.groupby('patient', sort=False), ('all pairs', scores)])
     return pd.DataFrame({p: ratio_table(s, to).loc[method] for p, s in parts.items()}).T
+
+# %% ../nbs/04_evaluate.ipynb #cell-265
+def summarise(
+    df:pd.DataFrame, # tidy table of evaluate, with a column `method` if there are several
+    confidence:float=.95, # level of the interval of the mean
+    n_resamples:int=2000, # bootstrap resamples
+    seed:int=0, # of the bootstrap
+)->pd.DataFrame: # n, mean, std (divisor n-1), ci_low, ci_high for each method, metric and variant
+    "Mean, spread and bootstrap confidence interval of the mean (Efron's BCa, scipy.stats.bootstrap)"
+    def row(x):
+        x = x.to_numpy(dtype=float)
+        lo = hi = x.mean()
+        if len(x)>1 and x.std()>1e-12*max(1., abs(lo)):
+            ci = stats.bootstrap((x,), np.mean, confidence_level=confidence, n_resamples=n_resamples, random_state=np.random.default_rng(seed))
+            lo, hi = ci.confidence_interval
+        return pd.Series(dict(n=len(x), mean=x.mean(), std=x.std(ddof=1) if len(x)>1 else 0., ci_low=lo, ci_high=hi))
+    keys = [k for k in ('method', 'metric', 'variant') if k in df]
+    return df.groupby(keys, sort=False).value.apply(row).unstack().astype(dict(n=int)).reset_index()
+
+# %% ../nbs/04_evaluate.ipynb #cell-268
+def holm(
+    p, # (k,) p-values
+)->np.ndarray: # (k,) adjusted p-values
+    "Holm's step-down correction (Holm 1979)"
+    p = np.asarray(p, dtype=float)
+    order, k = np.argsort(p), len(p)
+    adjusted = np.minimum(np.maximum.accumulate(p[order]*(k-np.arange(k))), 1)
+    return adjusted[np.argsort(order)]
+
+# %% ../nbs/04_evaluate.ipynb #cell-269
+def _paired(
+    df:pd.DataFrame, # tidy table with a column `method`
+)->dict: # (metric, variant) -> frame of images x methods, where more is better
+    "Values by image and method, signed so that more is better; ValueError if methods were scored on different images"
+    if 'method' not in df: raise ValueError('the table needs a column `method`: df.assign(method=...)')
+    out = {}
+    for key, g in df.groupby(['metric', 'variant'], sort=False):
+        if (twice := g.duplicated(['name', 'method'])).any(): raise ValueError(f'{key[0]}: image {g.name[twice].iloc[0]} is scored twice for one method')
+        t = g.pivot(index='name', columns='method', values='value')[list(dict.fromkeys(g.method))]
+        if t.isna().any().any():
+            raise ValueError(f'{key[0]}: methods were scored on different images, e.g. {t.index[t.isna().any(axis=1)][0]} is missing for {t.columns[t.isna().any()][0]}')
+        out[key] = {'higher': t, 'lower': -t, 'zero': -t.abs()}[g.better.iloc[0]]
+    return out
+
+# %% ../nbs/04_evaluate.ipynb #cell-270
+def compare(
+    df:pd.DataFrame, # tidy table of evaluate with a column `method`, every method scored on the same images
+    baseline:str|None=None, # compare all methods with this one only; default: all pairs of methods
+)->pd.DataFrame: # metric, variant, method, other, n, median_gain (positive: method is better), p, p_holm (corrected within the metric)
+    "Paired two-sided Wilcoxon signed-rank tests between methods, Holm-corrected (scipy.stats.wilcoxon)"
+    frames = []
+    for (metric, variant), t in _paired(df).items():
+        if baseline is not None and baseline not in t: raise ValueError(f'no method {baseline!r}; there are {", ".join(t)}')
+        pairs = [(m, baseline) for m in t if m!=baseline] if baseline else [(m, o) for i, m in enumerate(t) for o in list(t)[i+1:]]
+        gains = [(t[m]-t[o]).to_numpy() for m, o in pairs]
+        p = [stats.wilcoxon(g).pvalue if g.any() else 1. for g in gains]
+        frames.append(pd.DataFrame(dict(metric=metric, variant=variant, method=[m for m, _ in pairs], other=[o for _, o in pairs], n=len(t),
+                                        median_gain=[np.median(g) for g in gains], p=p, p_holm=holm(p))))
+    return pd.concat(frames, ignore_index=True)
+
+# %% ../nbs/04_evaluate.ipynb #cell-271
+def mean_rank(
+    df:pd.DataFrame, # tidy table of evaluate with a column `method`
+)->pd.DataFrame: # methods x metrics, mean rank over the images (1 is best, ties share), and the mean over the metrics, sorted by it
+    "Mean rank of each method, by metric and over all metrics"
+    ranks = {m if v==next(iter(METRICS[m].variants)) else f'{m}:{v}': t.rank(axis=1, ascending=False).mean() for (m, v), t in _paired(df).items()}
+    table = pd.DataFrame(ranks)
+    return table.assign(mean=table.mean(axis=1)).sort_values('mean')
 
 # %% ../nbs/04_evaluate.ipynb #cell-052
 def comparison(

@@ -258,11 +258,11 @@ def fuse_study(
     b = sitk.Clamp(resample(mri_unit(mri), place, to[1]), sitk.sitkFloat32, 0, 1)
     axis = slice_axis(place)
     def slices(v): return np.moveaxis(v, 2 - axis, 0)[:, ::-1] if axis != 2 else v # upright: the head is up
-    sources = [slices(sitk.GetArrayViewFromImage(v)) for v in (a, b)]
-    covers = [slices(cover(v, place, t)) for v, t in zip((ct, mri), to)]
-    fused = fuse_volume(engine, *sources, *covers, batch_size=batch_size, progress=progress)
-    if axis != 2: fused = np.moveaxis(fused[:, ::-1], 0, 2 - axis)
-    fused, notes = like(np.ascontiguousarray(np.clip(fused, 0, 1)), a), _notes(alignment, window, engine)
+    ct_slices, mri_slices = (slices(sitk.GetArrayViewFromImage(v)) for v in (a, b))
+    ct_cover, mri_cover = (slices(cover(v, place, t)) for v, t in zip((ct, mri), to))
+    found = fuse_volume(engine, ct_slices, mri_slices, ct_cover, mri_cover, batch_size, progress)
+    if axis != 2: found = np.moveaxis(found[:, ::-1], 0, 2 - axis)
+    fused, notes = like(np.ascontiguousarray(np.clip(found, 0, 1)), a), _notes(alignment, window, engine)
     for note in notes + [f'aligned by {alignment.note}']: log.info(note)
     return Study(fused, a, b, alignment, window, 'mri' if grid == 'mri' else 'ct', axis, notes)
 

@@ -47,13 +47,13 @@ class Slice(NamedTuple):
     slope:float                        # value = slope*stored + intercept
     intercept:float
 
-# %% ../nbs/00b_volume.ipynb #ebafdfd9
+# %% ../nbs/00b_volume.ipynb #91e36dfc
 def _floats(x:Any, n:int) -> tuple[float, ...]|None: # n numbers
     "Numbers of a DICOM element, None when it is missing, empty or of another length."
     try: return tuple(map(float, x)) if x is not None and len(x) == n else None
     except (TypeError, ValueError): return None
 
-# %% ../nbs/00b_volume.ipynb #67c21749
+# %% ../nbs/00b_volume.ipynb #1aef89cd
 def _slice(
     file:Path,           # DICOM file
     frame:int|None,      # of a multi-frame file
@@ -72,7 +72,7 @@ def _slice(
         slope=float(scale.get('RescaleSlope') or 1),
         intercept=float(scale.get('RescaleIntercept') or 0))
 
-# %% ../nbs/00b_volume.ipynb #52cd3cbd
+# %% ../nbs/00b_volume.ipynb #ceb193c9
 _GROUPS = ('PlanePositionSequence', 'PlaneOrientationSequence', 'PixelMeasuresSequence',
            'PixelValueTransformationSequence') # position, directions, spacing, scale
 
@@ -108,7 +108,7 @@ class Series:
         view = ', localiser' if self.localizer else ''
         return f"{what}: {columns} x {rows}, {slices}, pixels of {mm} mm{view}"
 
-# %% ../nbs/00b_volume.ipynb #7c7ab545
+# %% ../nbs/00b_volume.ipynb #2d10b952
 def _patient(ds:Dataset) -> str: # digest; '' when the header names nobody
     "Tells patients apart without naming them."
     def text(keyword): return str(ds.get(keyword) or '').strip().lower()
@@ -127,7 +127,7 @@ def _is_dicom(path:Path) -> bool: # True for a file with the DICOM preamble
         raise ValueError(f"{path} is empty: copy it again")
     return start[128:] == b'DICM'
 
-# %% ../nbs/00b_volume.ipynb #aa2d86ee
+# %% ../nbs/00b_volume.ipynb #e9bfeff4
 def _header(path:Path) -> Dataset: # without pixels
     "Header of a DICOM file; raises `ValueError` naming a file that ends early."
     try:
@@ -150,7 +150,7 @@ def _key(ds:Dataset, first:Slice) -> tuple:
     alone = ds.filename if first.frame is not None else ''
     return ds.SeriesInstanceUID, ds.get('Modality', ''), ds.Rows, ds.Columns, turned, alone
 
-# %% ../nbs/00b_volume.ipynb #d2fa1386
+# %% ../nbs/00b_volume.ipynb #c3360dc7
 def _new_series(ds:Dataset) -> Series:
     "The series of a header, with no headers and slices in it yet."
     kind = str(ds.get('ImageType', '')).upper()
@@ -164,12 +164,13 @@ def _new_series(ds:Dataset) -> Series:
         localizer='LOCALIZER' in kind or 'SCOUT' in kind,
         patients=set())
 
-# %% ../nbs/00b_volume.ipynb #d915d3bb
+# %% ../nbs/00b_volume.ipynb #afd1d356
 def find_series(
     path:Path|str, # DICOM file, or folder, searched with its subfolders
 ) -> list[Series]: # CT first, then by modality and description
     "Series of a folder or a file; raises `FileNotFoundError`, or `ValueError` naming a damaged file."
-    path, found = Path(path), {}
+    path = Path(path)
+    found:dict[tuple, Series] = {}
     files = [path] if path.is_file() else sorted(_files(path))
     for ds in (_header(p) for p in files if _is_dicom(p)):
         if 'Rows' not in ds or 'SeriesInstanceUID' not in ds: continue # reports, plans, DICOMDIR
@@ -191,7 +192,7 @@ def list_series(
     "Numbered list of series, without any patient data."
     return '\n'.join(f'  {i}: {s}' for i, s in enumerate(found, 1))
 
-# %% ../nbs/00b_volume.ipynb #2c76674d
+# %% ../nbs/00b_volume.ipynb #6edd66f5
 def _picked(found:list[Series], pick:str) -> list[Series]:
     "Series with that number or UID; where there is none, with that text in the description."
     exact = [s for i, s in enumerate(found, 1) if str(pick) in (str(i), s.uid)]
@@ -202,7 +203,7 @@ def _volumes(found:list[Series]) -> list[Series]:
     scans = [s for s in found if not s.localizer]
     return [s for s in scans if len(s.slices) > 1] or scans
 
-# %% ../nbs/00b_volume.ipynb #67f701de
+# %% ../nbs/00b_volume.ipynb #00752c6f
 def choose_series(
     found:list[Series],     # from find_series
     modality:str|None=None, # CT or MR; None: any
@@ -230,7 +231,7 @@ class Stack(NamedTuple):
     drift:np.ndarray # (n,2) mm along a row and a column, from the first slice
     axes:np.ndarray  # (3,3) columns: row, column, normal
 
-# %% ../nbs/00b_volume.ipynb #7579ea56
+# %% ../nbs/00b_volume.ipynb #c4a4eac3
 def _check_header(s:Slice) -> None:
     "Raises `ValueError` naming what the header does not say."
     said = {'position': s.position, 'orientation': s.orientation, 'pixel spacing': s.spacing}
@@ -247,7 +248,7 @@ def _axes(s:Slice) -> np.ndarray: # (3,3) columns: row, column, normal
                          f"(orientation {s.orientation})")
     return np.column_stack([row, col, np.cross(row, col)])
 
-# %% ../nbs/00b_volume.ipynb #3e3e9de9
+# %% ../nbs/00b_volume.ipynb #497b2fa8
 def _stack(
     slices:list,   # of Slice, in any order
     path:Path|str, # named in messages
@@ -282,7 +283,7 @@ def _is_regular(stack:Stack) -> bool:
     off = np.abs(stack.depth - line).max()
     return bool(off < _slack(steps)*len(steps)**.5 and np.abs(stack.drift).max() < .1)
 
-# %% ../nbs/00b_volume.ipynb #b13ab05e
+# %% ../nbs/00b_volume.ipynb #85e59081
 def _check_holes(stack:Stack) -> None:
     "Raises `ValueError` naming the slices around a hole."
     steps = np.diff(stack.depth)
@@ -292,7 +293,7 @@ def _check_holes(stack:Stack) -> None:
         raise ValueError(f"slices are missing: {steps[i]:.1f} mm between {before} and {after}, the usual "
                          f"step is {usual:.1f} mm: copy the series again")
 
-# %% ../nbs/00b_volume.ipynb #8318f893
+# %% ../nbs/00b_volume.ipynb #b32ea125
 def _even_step(steps:np.ndarray) -> float: # mm
     "Step of the new slices: the mean of even steps, the smallest of uneven ones."
     if np.ptp(steps) > _slack(steps):
@@ -300,7 +301,7 @@ def _even_step(steps:np.ndarray) -> float: # mm
         return max(float(steps.min()), finest)
     return float(steps.mean())
 
-# %% ../nbs/00b_volume.ipynb #489b35c7
+# %% ../nbs/00b_volume.ipynb #853e1182
 def _irregular(stack:Stack) -> list[str]: # in words
     "What is corrected in a stack."
     steps, notes = np.diff(stack.depth), []
@@ -312,7 +313,7 @@ def _irregular(stack:Stack) -> list[str]: # in words
         notes.append(f"a gantry tilt of {tilt:.1f} degrees was straightened")
     return notes
 
-# %% ../nbs/00b_volume.ipynb #7db06a49
+# %% ../nbs/00b_volume.ipynb #67bce2e0
 def _regrid(
     volume:np.ndarray, # (z,y,x) float32 as stored
     stack:Stack,       # geometry of its slices
@@ -375,7 +376,7 @@ def _pixels(
     def rescaled(s): return (frames[s.frame] - first.intercept)/first.slope*s.slope + s.intercept
     return np.stack([rescaled(s) for s in slices]).astype(np.float32)
 
-# %% ../nbs/00b_volume.ipynb #cc59f7e8
+# %% ../nbs/00b_volume.ipynb #ed522183
 def _image(
     array:np.ndarray,     # (z,y,x)
     spacing:Any,          # 3 steps, mm
@@ -404,7 +405,7 @@ def _clean_hu(
         if not -1000 < value < 4000: hu[hu == value] = _AIR # what could be tissue is a mistake
     return np.maximum(hu, _AIR, out=hu)
 
-# %% ../nbs/00b_volume.ipynb #c6beaf77
+# %% ../nbs/00b_volume.ipynb #94368390
 def _check_series(series:Series, path:Path|str) -> None:
     "Raises `ValueError` for a series of two patients, and for pictures."
     first = series.headers[0]
@@ -416,7 +417,7 @@ def _check_series(series:Series, path:Path|str) -> None:
         raise ValueError(f"{path}: {first.filename} is {first.PhotometricInterpretation}, expected "
                          "MONOCHROME2: this is a picture, not a scan")
 
-# %% ../nbs/00b_volume.ipynb #b6117e45
+# %% ../nbs/00b_volume.ipynb #aeabb6aa
 def read_series(
     series:Series,    # from find_series
     path:Path|str='', # named in messages
@@ -442,7 +443,7 @@ _ASKED:dict[str, dict[str, Any]] = { # what a class asks for, and what to say wh
     'MR': dict(ScanningSequence='RM', SequenceVariant='NONE', ScanOptions='', MRAcquisitionType='',
                EchoTime=None, EchoTrainLength=None, RepetitionTime=None)}
 
-# %% ../nbs/00b_volume.ipynb #ce9eda6c
+# %% ../nbs/00b_volume.ipynb #3a4d31f9
 def _put(ds:Dataset, **tags:Any) -> None:
     "Set elements of a header by their keywords."
     for keyword, value in tags.items(): setattr(ds, keyword, value)
@@ -455,7 +456,7 @@ def _image_type(origin:str, kind:str, modality:str) -> list[str]:
     "Image type of a slice; a CT is said to be axial."
     return [origin, kind, 'AXIAL' if modality == 'CT' else 'OTHER']
 
-# %% ../nbs/00b_volume.ipynb #c384384b
+# %% ../nbs/00b_volume.ipynb #28942fe1
 def _pixel_header(
     ds:Dataset,      # changed
     grid:sitk.Image, # of the slices
@@ -470,7 +471,7 @@ def _pixel_header(
     _put(ds, SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2')
     _put(ds, BitsAllocated=16, BitsStored=bits, HighBit=bits - 1, PixelRepresentation=0)
 
-# %% ../nbs/00b_volume.ipynb #aca18bbe
+# %% ../nbs/00b_volume.ipynb #f553f60d
 def _file_meta(ds:Dataset, transfer_syntax:UID) -> FileMetaDataset:
     "What the first part of a file says about the rest: encoding and image class."
     meta = FileMetaDataset()
@@ -508,7 +509,7 @@ def _original_header(modality:str) -> Dataset:
     ds.RescaleType = 'HU' if ct else 'US'
     return ds
 
-# %% ../nbs/00b_volume.ipynb #e7a82ba7
+# %% ../nbs/00b_volume.ipynb #f87bcbd6
 def _sampled(
     image:sitk.Image,
     planes:list[sitk.Image]|None, # grids of one slice each; None: the slices of the image
@@ -523,7 +524,7 @@ def _sampled(
         there = sitk.Resample(image, plane, sitk.Transform(), sitk.sitkLinear, outside)
         yield sitk.GetArrayFromImage(there)[0], plane.GetOrigin()
 
-# %% ../nbs/00b_volume.ipynb #e11ab940
+# %% ../nbs/00b_volume.ipynb #b7d3ae5f
 def write_original(
     image:sitk.Image,                  # CT in HU or MRI, any orientation
     folder:Path,                       # made when missing; one file a slice
@@ -576,7 +577,7 @@ def _three_d(img:Any, path:Path, index:int|None) -> Any: # nibabel image
         choose = f": choose one of its {img.shape[3]} volumes (--index 0 to {img.shape[3] - 1})"
     raise ValueError(f"{path} has {img.ndim} dimensions, {size}, expected 3{choose}")
 
-# %% ../nbs/00b_volume.ipynb #6056ac91
+# %% ../nbs/00b_volume.ipynb #53ff7a76
 def _nifti_notes(img:Any, path:Path) -> list[str]:
     "What is to say about the orientation of a NIfTI image; raises `ValueError` when it has none."
     (sform, s_code), (qform, q_code) = img.get_sform(coded=True), img.get_qform(coded=True)
@@ -586,7 +587,7 @@ def _nifti_notes(img:Any, path:Path) -> list[str]:
     differ = s_code and q_code and not np.allclose(sform, qform, atol=.1)
     return ['sform and qform disagree, the sform was used'] if differ else []
 
-# %% ../nbs/00b_volume.ipynb #c9440324
+# %% ../nbs/00b_volume.ipynb #57afc386
 def _nifti(path:Path, index:int|None=None) -> tuple[sitk.Image, list[str]]: # float32, notes
     "A NIfTI file; raises `ValueError` naming what is damaged, not 3-D, or without an orientation."
     try:
@@ -637,7 +638,7 @@ def _why_not_hu(
     if high > 1000: return "air would be near -1000; the intercept was lost, or the range rescaled"
     return ''
 
-# %% ../nbs/00b_volume.ipynb #ea074fd7
+# %% ../nbs/00b_volume.ipynb #8064a229
 def check_hu(
     image:sitk.Image, # CT
     path:Path|str,    # named in messages
@@ -675,7 +676,7 @@ def _finite(
     notes.append(f'{bad.sum()} voxels that are not numbers were set to the smallest value')
     return like(np.where(bad, a[~bad].min(), a), image)
 
-# %% ../nbs/00b_volume.ipynb #2a021b55
+# %% ../nbs/00b_volume.ipynb #1b8d867f
 def _siblings(path:Path) -> list[Series]:
     "The series of a folder; of a file that is one slice, the series it belongs to."
     found = find_series(path)
@@ -683,7 +684,7 @@ def _siblings(path:Path) -> list[Series]:
     def holds(series): return any(s.file == path for s in series.slices)
     return [s for s in find_series(path.parent) if holds(s)]
 
-# %% ../nbs/00b_volume.ipynb #c028b19e
+# %% ../nbs/00b_volume.ipynb #22694d7f
 def read_volume(
     path:Path|str,          # DICOM folder, file of a series, .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd
     modality:str|None=None, # CT or MR: which series, and what a file holds that does not say; None: any
@@ -713,7 +714,7 @@ def canonical(image:sitk.Image) -> sitk.Image: # orientation LPS
     "The volume with its axes flipped and permuted to left, back, head."
     return image if orientation(image) == 'LPS' else sitk.DICOMOrient(image, 'LPS')
 
-# %% ../nbs/00b_volume.ipynb #5aa1d2a5
+# %% ../nbs/00b_volume.ipynb #d2364fa0
 def slice_axis(image:sitk.Image) -> int: # 0, 1 or 2: x, y or z of the image
     "The axis across the slices: the one with the coarsest step, or else the nearest to head-foot."
     spacing, axes = np.array(image.GetSpacing()), np.abs(np.reshape(image.GetDirection(), (3, 3)))
@@ -733,7 +734,7 @@ def _otsu(
     between = (total[-1]*n - total*n[-1])**2/np.maximum(n*(n[-1] - n), 1)
     return mid[int(between.argmax())]
 
-# %% ../nbs/00b_volume.ipynb #7c4e9bb8
+# %% ../nbs/00b_volume.ipynb #2b3cd4f3
 def mri_range(
     image:sitk.Image,     # MRI
 ) -> tuple[float, float]: # (black, white), in the units of the image
@@ -759,7 +760,7 @@ def mri_unit(
     a = (sitk.GetArrayViewFromImage(image) - np.float32(black))/np.float32(white - black)
     return like(np.clip(a, 0, 1), image)
 
-# %% ../nbs/00b_volume.ipynb #5e27fb9c
+# %% ../nbs/00b_volume.ipynb #cedb3a83
 def ct_unit(
     image:sitk.Image,      # CT, HU
     window:Window='brain', # preset, or (centre, width)
@@ -799,7 +800,7 @@ def _index_map(
     corners = np.array([index(p) for p in np.vstack([np.zeros(3), np.eye(3)])])
     return corners[0], corners[1:] - corners[0]
 
-# %% ../nbs/00b_volume.ipynb #3e39e6d8
+# %% ../nbs/00b_volume.ipynb #798ed601
 def cover(
     image:sitk.Image,                   # volume
     grid:sitk.Image,                    # whose voxels are asked for
@@ -850,14 +851,14 @@ def check_levels(image:sitk.Image) -> np.ndarray: # (z,y,x) uint16
                          f"{a.min():g} to {a.max():g}")
     return np.rint(np.clip(a, 0, 1)*MAX_STORED).astype(np.uint16)
 
-# %% ../nbs/00b_volume.ipynb #b1ddcb88
+# %% ../nbs/00b_volume.ipynb #5a7f4f0a
 def _ras_affine(image:sitk.Image) -> np.ndarray: # (4,4)
     "Voxel index to mm, RAS: the affine matrix of NIfTI."
     axes = np.reshape(image.GetDirection(), (3, 3))*image.GetSpacing()
     origin = np.array(image.GetOrigin())[:, None]
     return np.diag([-1., -1, 1, 1]) @ np.block([[axes, origin], [np.zeros((1, 3)), 1.]])
 
-# %% ../nbs/00b_volume.ipynb #6cb7db5a
+# %% ../nbs/00b_volume.ipynb #46b94799
 def write_nifti(
     image:sitk.Image, # values in [0,1]
     path:Path|str,    # .nii or .nii.gz
@@ -888,7 +889,7 @@ def _kept(old:Dataset, deidentify:bool) -> list[str]: # keywords
     patient = [e.keyword for e in old if e.tag.group == 0x10 and e.keyword]
     return [*patient, *_STUDY, *_KEPT]
 
-# %% ../nbs/00b_volume.ipynb #1e7a0fdc
+# %% ../nbs/00b_volume.ipynb #4512f100
 def _base_header(reference:Scan, deidentify:bool) -> Dataset:
     "What all slices of a derived series share: patient, study and frame of reference."
     old, ds = (reference.headers or [Dataset()])[0], Dataset()
@@ -938,7 +939,7 @@ def _reference(sop_class:str, uid:str) -> Dataset:
     item.PurposeOfReferenceCodeSequence = [code]
     return item
 
-# %% ../nbs/00b_volume.ipynb #ae5995af
+# %% ../nbs/00b_volume.ipynb #f02555a6
 def _source_items(
     grid:sitk.Image,                    # of the fused volume
     k:int,                              # one of its slices
@@ -952,8 +953,7 @@ def _source_items(
     at = ((0, 0, k), (0, bottom, k), (right, 0, k), (right, bottom, k))
     corners = [grid.TransformIndexToPhysicalPoint(index) for index in at]
     if transform is not None: corners = [transform.TransformPoint(c) for c in corners]
-    row, col = np.reshape(places[0][1].orientation, (2, 3))
-    normal = np.cross(row, col)
+    normal = np.cross(*np.array(places[0][1].orientation).reshape(2, 3))
     depth, plane = np.array([normal @ s.position for _, s in places]), np.array(corners) @ normal
     step = np.diff(np.sort(depth)).max()
     near = (depth > plane.min() - step) & (depth < plane.max() + step)
