@@ -187,7 +187,8 @@ def one_line_errors(
     "Bad input becomes one line and exit code 2, Ctrl-C exit code 130, a `UserWarning` one line."
     plain = warnings.formatwarning
     def brief(message, category, *args):
-        return f'{command}: warning: {message}\n' if category is UserWarning else plain(message, category, *args)
+        if category is UserWarning: return f'{command}: warning: {message}\n'
+        return plain(message, category, *args)
     warnings.formatwarning = brief
     try: yield
     except KeyboardInterrupt:
@@ -225,7 +226,7 @@ class CommandParser(argparse.ArgumentParser):
     "A parser in the style of all commands; what is wrong with the arguments is a `ValueError`."
     def __init__(self,
         prog:str,              # name of the command
-        example:str|None=None, # a command line that `--help` shows; None: of a command that only has subcommands
+        example:str|None=None, # a command line that `--help` shows; None: the command only has subcommands
         **kwargs:Any,          # of `ArgumentParser`
     ):
         epilog = f"example:\n  {example}\n\n{EXIT_CODES}" if example else EXIT_CODES
@@ -319,7 +320,8 @@ def _for_people(
     first:bool,   # is this the first of several processes?
 ) -> Iterator[None]:
     "What is printed and logged for people goes to standard output, to standard error, or nowhere."
-    place = sys.stdout if first and not as_json else sys.stderr if first and sys.stderr.isatty() else StringIO()
+    aside = sys.stderr if first and sys.stderr.isatty() else StringIO()
+    place = sys.stdout if first and not as_json else aside
     with redirect_stdout(place), shown_log(): yield
 
 def run_command(
@@ -383,8 +385,8 @@ def renamed(
         @wraps(func)
         def call(*args, **kwargs):
             if old in kwargs:
-                warnings.warn(f'{func.__name__}({old}=...) is {new}=... from medfusion_nb 0.2 on', DeprecationWarning,
-                              stacklevel=2)
+                said = f'{func.__name__}({old}=...) is {new}=... from medfusion_nb 0.2 on'
+                warnings.warn(said, DeprecationWarning, stacklevel=2)
                 value = kwargs.pop(old)
                 kwargs[new] = convert(value) if convert else value
             return func(*args, **kwargs)

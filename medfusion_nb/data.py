@@ -29,13 +29,14 @@ from .core import staged
 if TYPE_CHECKING: from torch.utils.data import DataLoader
 
 # %% ../nbs/00_data.ipynb #cell-006
-def data_root() -> Path|None: # folder named by the environment variable `MEDFUSION_DATA`, None when it is unset or empty
-    "Folder of the real image pairs, if there is one; raises `FileNotFoundError` when the variable names no folder."
+def data_root() -> Path|None: # what the environment variable `MEDFUSION_DATA` names; None: unset or empty
+    "Folder of the real image pairs; raises `FileNotFoundError` when the variable names no folder."
     name = os.environ.get('MEDFUSION_DATA')
     if not name: return None
     root = Path(name).expanduser().resolve()
     if not root.is_dir():
-        raise FileNotFoundError(f"MEDFUSION_DATA names the folder {root}, which does not exist: correct or unset it")
+        raise FileNotFoundError(f"MEDFUSION_DATA names the folder {root}, which does not exist: "
+                                "correct or unset it")
     return root
 
 # %% ../nbs/00_data.ipynb #cell-009
@@ -76,9 +77,10 @@ def _decode(path:Path|str) -> np.ndarray: # (H,W) or (H,W,3) RGB, in the number 
             elif data and _is_whole(data): pages = [cv2.imdecode(buf, cv2.IMREAD_UNCHANGED)]
     except cv2.error: pass
     if not pages or pages[0] is None:
-        raise ValueError(f"cannot read {path} ({len(data)} bytes): it is truncated or not a PNG, TIFF, JPEG or BMP "
-                         "image; copy it again")
-    if len(pages) > 1: raise ValueError(f"{path} holds {len(pages)} pages: save each slice in a file of its own")
+        raise ValueError(f"cannot read {path} ({len(data)} bytes): it is truncated "
+                         "or not a PNG, TIFF, JPEG or BMP image; copy it again")
+    if len(pages) > 1:
+        raise ValueError(f"{path} holds {len(pages)} pages: save each slice in a file of its own")
     img = pages[0]
     return img if img.ndim == 2 else np.ascontiguousarray(img[..., 2::-1])
 
@@ -96,11 +98,11 @@ def decode_image(
     path:Path|str,    # PNG, TIFF, JPEG or BMP file
     color:bool=False, # RGB instead of grey?
 ) -> np.ndarray:      # uint8 or uint16, (H,W), or (H,W,3) RGB with `color`
-    "Read an image in its own 8 or 16 bits; raises `ValueError` naming a file that is unreadable or holds other numbers."
+    "Read an image in its own 8 or 16 bits; raises `ValueError` naming a file that cannot be read as such."
     img = _decode(path)
     if img.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path} holds {img.dtype} values, expected uint8 or uint16: if they are Hounsfield units use "
-                         "read_hu and window_ct, or FusionDataset(window=...)")
+        raise ValueError(f"{path} holds {img.dtype} values, expected uint8 or uint16: if they are Hounsfield "
+                         "units use read_hu and window_ct, or FusionDataset(window=...)")
     if color: return img if img.ndim == 3 else np.repeat(img[..., None], 3, 2)
     if img.ndim == 2: return img
     grey = (img == img[..., :1]).all()
@@ -119,7 +121,7 @@ def read_image(
     path:Path|str,    # PNG, TIFF, JPEG or BMP file, 8 or 16 bits
     color:bool=False, # RGB instead of grey?
 ) -> np.ndarray:      # float32 in [0,1], (H,W), or (H,W,3) RGB with `color`
-    "Read an image as float32 in [0,1]; raises `FileNotFoundError`, or `ValueError` naming the file when it cannot be used."
+    "Read an image as float32 in [0,1]; raises `FileNotFoundError`, or `ValueError` naming the file."
     return _to_float(decode_image(path, color))
 
 # %% ../nbs/00_data.ipynb #cell-020
@@ -132,9 +134,11 @@ def check_format(
 ) -> str:          # the extension, in lower case
     "Raises `ValueError` when the format of that name cannot be written, or not with so many bits."
     ext = Path(path).suffix.lower()
-    if ext not in EXTENSIONS: raise ValueError(f"output {path}: its name must end in one of {', '.join(EXTENSIONS)}")
+    if ext not in EXTENSIONS:
+        raise ValueError(f"output {path}: its name must end in one of {', '.join(EXTENSIONS)}")
     if bits not in (8, 16) or (bits == 16 and ext not in ('.png', '.tif', '.tiff')):
-        raise ValueError(f"output {path}: {bits} bits cannot be written; PNG and TIFF take 8 or 16, JPEG and BMP take 8")
+        raise ValueError(f"output {path}: {bits} bits cannot be written; "
+                         "PNG and TIFF take 8 or 16, JPEG and BMP take 8")
     return ext
 
 def _check_unit(img:Any) -> np.ndarray: # float32 array
@@ -142,8 +146,8 @@ def _check_unit(img:Any) -> np.ndarray: # float32 array
     img = np.asarray(img, dtype=np.float32)
     lo, hi = (img.min(), img.max()) if img.size else (np.nan, np.nan)
     if not (lo >= -1e-4 and hi <= 1 + 1e-4):
-        raise ValueError(f"expected an image in [0,1], found values from {lo:.4g} to {hi:.4g}, shape {img.shape}: "
-                         "scale it first (a CT in Hounsfield units with window_ct)")
+        raise ValueError(f"expected an image in [0,1], found values from {lo:.4g} to {hi:.4g}, "
+                         f"shape {img.shape}: scale it first (a CT in Hounsfield units with window_ct)")
     return np.clip(img, 0, 1)
 
 # %% ../nbs/00_data.ipynb #cell-019
@@ -153,12 +157,13 @@ def write_image(
     bits:int=8,       # 8 or 16 bits a channel
     force:bool=False, # overwrite an existing file?
 ) -> Path:            # the file written
-    "Write an image whole or not at all; raises `FileExistsError` unless `force`, `ValueError` on values outside [0,1]."
+    "Write an image whole or not at all; raises `FileExistsError` unless `force`, or `ValueError`."
     path, ext, img = Path(path), check_format(path, bits), _check_unit(img)
     if not (img.ndim == 2 or (img.ndim == 3 and img.shape[2] == 3)):
         raise ValueError(f"cannot write an image of shape {img.shape} to {path}: expected (H,W) or (H,W,3)")
     if path.exists() and not force:
-        raise FileExistsError(f"output {path} exists: choose another name or overwrite it with --force (force=True)")
+        raise FileExistsError(f"output {path} exists: choose another name "
+                              "or overwrite it with --force (force=True)")
     img = np.round(img*(2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
     data = cv2.imencode(ext, img[..., ::-1] if img.ndim == 3 else img)[1]
     with staged(path) as part: part.write_bytes(data.tobytes())
@@ -185,14 +190,15 @@ def window_ct(
     hu:np.ndarray,         # CT in Hounsfield units, any shape
     window:Window='brain', # preset, or (centre, width) in HU
 ) -> np.ndarray:           # float32 in [0,1], same shape
-    "Map Hounsfield units to [0,1]; raises `ValueError` when the input cannot be HU or there is no such window."
+    "Map Hounsfield units to [0,1]; raises `ValueError` for input that cannot be HU or an unknown window."
     center, width = get_window(window)
     if hu.dtype == np.uint8:
-        raise ValueError("window_ct was given uint8 values, but Hounsfield units are signed: an 8-bit CT has been "
-                         "windowed already")
+        raise ValueError("window_ct was given uint8 values, but Hounsfield units are signed: "
+                         "an 8-bit CT has been windowed already")
     lo, hi = (float(hu.min()), float(hu.max())) if hu.size else (0., 0.)
     if 0 <= lo < hi <= 1:
-        raise ValueError(f"window_ct was given values from {lo:g} to {hi:g}, which look windowed already: pass HU")
+        raise ValueError(f"window_ct was given values from {lo:g} to {hi:g}, "
+                         "which look windowed already: pass HU")
     return ((np.asarray(hu, np.float32) - (center - width/2))/width).clip(0, 1)
 
 # %% ../nbs/00_data.ipynb #76af3b97
@@ -205,7 +211,8 @@ def parse_window(
         center, width = text.split(',')
         return get_window((float(center), float(width)))
     except ValueError: pass
-    raise argparse.ArgumentTypeError(f"{text!r}: use {', '.join(WINDOWS)}, or CENTRE,WIDTH with a positive width")
+    presets = ', '.join(WINDOWS)
+    raise argparse.ArgumentTypeError(f"{text!r}: use {presets}, or CENTRE,WIDTH with a positive width")
 
 # %% ../nbs/00_data.ipynb #cell-037
 def read_hu(
@@ -214,8 +221,8 @@ def read_hu(
     "Read a CT slice in Hounsfield units; raises `ValueError` naming a file whose numbers cannot be HU."
     img = _decode(path)
     if img.ndim != 2 or img.dtype.kind not in 'if':
-        raise ValueError(f"{path} holds {img.dtype} values, which are not Hounsfield units: an 8- or 16-bit grey CT has been "
-                         "windowed already, read it with window=None")
+        raise ValueError(f"{path} holds {img.dtype} values, which are not Hounsfield units: "
+                         "an 8- or 16-bit grey CT has been windowed already, read it with window=None")
     return img.astype(np.float32)
 
 # %% ../nbs/00_data.ipynb #cell-078
@@ -232,22 +239,25 @@ def image_files(
 ) -> dict[str, Path]: # file name without extension -> path, sorted
     "Image files of a folder; raises when the folder is missing or empty or two files share a name."
     if not folder.is_dir():
-        there = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
+        beside = folder.parent.iterdir() if folder.parent.is_dir() else []
+        there = sorted(p.name for p in beside if p.is_dir())
         found = f" (folders found there: {', '.join(there)})" if there else ''
         raise FileNotFoundError(f"no folder {folder}: {hint}{found}")
     files:dict[str, Path] = {}
     for p in sorted(folder.iterdir()):
         if p.name.startswith('.') or p.suffix.lower() not in EXTENSIONS or not p.is_file(): continue
         if p.stem in files:
-            raise ValueError(f"{files[p.stem]} and {p.name} have the same name: pairs are matched by name, keep one")
+            raise ValueError(f"{files[p.stem]} and {p.name} have the same name: "
+                             "pairs are matched by name, keep one")
         files[p.stem] = p
     if files: return files
     raise FileNotFoundError(f"no images in {folder}: expected files {', '.join('*'+e for e in EXTENSIONS)}")
 
 def _match(dir_a:Path, dir_b:Path, hint:str) -> list[Pair]: # sorted by name
-    "Pairs of files with the same name in two folders; raises `FileNotFoundError` naming a file without its twin."
+    "Pairs of files of one name in two folders; raises `FileNotFoundError` naming a file without its twin."
     a, b = image_files(dir_a, hint), image_files(dir_b, hint)
-    alone = [(a[n], dir_b) for n in sorted(a.keys() - b.keys())] + [(b[n], dir_a) for n in sorted(b.keys() - a.keys())]
+    alone = [(a[n], dir_b) for n in sorted(a.keys() - b.keys())]
+    alone += [(b[n], dir_a) for n in sorted(b.keys() - a.keys())]
     if alone:
         p, other = alone[0]
         more = f" ({len(alone)} files are without a twin)" if len(alone) > 1 else ''
@@ -256,11 +266,11 @@ def _match(dir_a:Path, dir_b:Path, hint:str) -> list[Pair]: # sorted by name
 
 # %% ../nbs/00_data.ipynb #cell-080
 def find_pairs(
-    root:Path|str,   # folder that holds one folder for each modality
-    a:Path|str='CT', # folder of the first modality
+    root:Path|str,    # folder that holds one folder for each modality
+    a:Path|str='CT',  # folder of the first modality
     b:Path|str='MRI', # folder of the second modality
-) -> list[Pair]:     # sorted by name
-    "Pairs in the layout `root/{CT,MRI}/NAME.ext`; raises `FileNotFoundError` or `ValueError` naming what does not match."
+) -> list[Pair]:      # sorted by name
+    "Pairs in the layout `root/{CT,MRI}/NAME.ext`; raises `FileNotFoundError` or `ValueError` naming a file."
     root = Path(root)
     return _match(root/a, root/b, f"the layout is {root}/{{{a},{b}}}/NAME.png")
 
@@ -281,17 +291,18 @@ def aanlib_patient(
 ) -> str:     # patient number
     "Patient of an AANLIB slice, '21006' -> '21'; raises `ValueError` on another kind of name."
     if name.isdecimal() and len(name) > 3: return name[:-3]
-    raise ValueError(f"{name!r} is not a patient number followed by a three-digit slice number (33005): rename the files, "
-                     "or keep no patient apart (valid and test empty), or pass your own rule, patient=...")
+    raise ValueError(f"{name!r} is not a patient number followed by a three-digit slice number (33005): "
+                     "rename the files, or keep no patient apart (valid and test empty), "
+                     "or pass your own rule, patient=...")
 
 # %% ../nbs/00_data.ipynb #cell-088
 def split_by_patient(
-    pairs:Sequence[Any],                        # Pairs, or anything with a `name`
-    valid:Iterable[str]=VALID,                  # patients of the validation split
-    test:Iterable[str]=TEST,                    # patients of the test split
+    pairs:Sequence[Any],                         # Pairs, or anything with a `name`
+    valid:Iterable[str]=VALID,                   # patients of the validation split
+    test:Iterable[str]=TEST,                     # patients of the test split
     patient:Callable[[str], str]=aanlib_patient, # name of a pair -> patient
-) -> dict[str, list[Any]]:                      # 'train', 'valid', 'test' -> pairs
-    "Split pairs by patient; raises `ValueError` when a patient is in two splits or nothing is left to train on."
+) -> dict[str, list[Any]]:                       # 'train', 'valid', 'test' -> pairs
+    "Split pairs by patient; raises `ValueError` when splits share a patient or none is left to train on."
     valid, test = set(valid), set(test)
     if both := ', '.join(sorted(valid & test)):
         raise ValueError(f"patients {both} are in valid and in test: put each in one split")
@@ -300,7 +311,8 @@ def split_by_patient(
         who = patient(p.name)
         split['valid' if who in valid else 'test' if who in test else 'train'].append(p)
     if not split['train']:
-        raise ValueError(f"none of the {len(pairs)} pairs is left for training: valid {sorted(valid)}, test {sorted(test)}")
+        raise ValueError(f"none of the {len(pairs)} pairs is left for training: "
+                         f"valid {sorted(valid)}, test {sorted(test)}")
     if valid and not split['valid']:
         who = ', '.join(sorted(valid))
         warnings.warn(f"the validation split is empty: no pair of patients {who}", stacklevel=2)
@@ -312,7 +324,7 @@ def enhance_contrast(
     clip_limit:float=2., # largest slope of the grey-level curve, in multiples of the identity
     tiles:int=8,         # the image is equalised on a grid of tiles x tiles
 ) -> np.ndarray:         # float32 in [0,1], same shape
-    "Contrast-limited adaptive histogram equalisation (Zuiderveld, 1994) on 256 grey levels; black stays black."
+    "Contrast-limited adaptive histogram equalisation (Zuiderveld 1994), 256 grey levels; black stays black."
     img = _check_unit(img)
     if img.ndim == 3:
         y = luminance(img)
@@ -324,7 +336,7 @@ def enhance_contrast(
 
 # %% ../nbs/00_data.ipynb #cell-099
 def _warp_matrix(rng, shape, out, rotate, scale): # 2x3 matrix, output pixel -> input pixel
-    "Random flip, rotation (degrees), scale and position of a window of size `out` in an image of size `shape`."
+    "Random flip, rotation (degrees), scale and position of a window of size `out` in an image of `shape`."
     angle, zoom = np.deg2rad(rng.uniform(-rotate, rotate)), rng.uniform(1 - scale, 1 + scale)
     c, s = np.cos(angle)/zoom, np.sin(angle)/zoom
     A = np.array([[c, -s], [s, c]])
@@ -367,7 +379,7 @@ def _channels_first(img): # (1,H,W) or (3,H,W)
 
 # %% ../nbs/00_data.ipynb #cell-104
 class PairDataset:
-    "Aligned pairs `(a, b, name)` with joint, seeded augmentation; a subclass gives `arrays(i)` and `__len__`."
+    "Aligned pairs `(a, b, name)`, jointly augmented from a seed; a subclass gives `arrays(i)` and `__len__`."
     def __init__(self,
         crop:int|None=None,   # side of square crops, pixels; None gives whole images
         augment:bool=False,   # random crop, flip, rotation, scale and intensity? otherwise crops are central
@@ -378,7 +390,8 @@ class PairDataset:
         mix:float=0.,         # share of the training pairs that take b from another pair
         turns:bool=False,     # quarter turns and transposition of the training pairs?
     ):
-        if crop is not None and crop < 1: raise ValueError(f"crop={crop}: expected a positive number of pixels, or None")
+        if crop is not None and crop < 1:
+            raise ValueError(f"crop={crop}: expected a positive number of pixels, or None")
         if not 0 <= mix <= 1: raise ValueError(f"mix={mix}: expected a share, 0 to 1")
         self.crop, self.augment, self.seed, self.mix, self.turns = crop, augment, seed, mix, turns
         self.rotate, self.scale, self.intensity = rotate, scale, intensity
@@ -463,9 +476,11 @@ class FusionDataset(PairDataset):
         _, path_a, path_b = self.pairs[i]
         a, b = self._load_a(path_a), decode_image(path_b)
         if a.shape[:2] != b.shape:
-            raise ValueError(f"{path_a} has {a.shape[0]} x {a.shape[1]} pixels, {path_b} has {b.shape[0]} x {b.shape[1]}: "
+            raise ValueError(f"{path_a} has {a.shape[0]} x {a.shape[1]} pixels, "
+                             f"{path_b} has {b.shape[0]} x {b.shape[1]}: "
                              "the images of a pair must be aligned, register and resample one onto the other")
-        if self.enhance: a, b = (np.round(255*enhance_contrast(_to_float(im))).astype(np.uint8) for im in (a, b))
+        if self.enhance:
+            a, b = (np.round(255*enhance_contrast(_to_float(im))).astype(np.uint8) for im in (a, b))
         return a, b
 
     def _preload(self, budget:float, chunk:int=32) -> None:
@@ -485,7 +500,7 @@ class FusionDataset(PairDataset):
 
 # %% ../nbs/00_data.ipynb #cell-123
 class _EpochOrder:
-    "A random order that depends on the seed and the dataset's epoch only, so that a resumed run continues exactly."
+    "A random order set by the seed and the dataset's epoch alone, so that a resumed run continues exactly."
     def __init__(self, ds, seed): self.ds, self.seed = ds, seed
     def __len__(self): return len(self.ds)
     def __iter__(self):
@@ -498,7 +513,8 @@ def _collate(items):
     sizes = sorted({tuple(b.shape[-2:]) for _, b, *_ in items})
     if len(sizes) == 1: return default_collate(items)
     (h, w), (h2, w2) = sizes[:2]
-    raise ValueError(f"images of different size in one batch, {h} x {w} and {h2} x {w2}: set crop, or batch_size=1")
+    raise ValueError(f"images of different size in one batch, {h} x {w} and {h2} x {w2}: "
+                     "set crop, or batch_size=1")
 
 def _one_thread(_):
     "One thread a worker: the workers themselves are the parallelism."
@@ -512,7 +528,7 @@ def dataloader(
     seed:int=0,           # of the order
     drop_last:bool=False, # leave out a last batch that is not full?
 ) -> 'DataLoader':        # batches of tensors: a (B,1|3,H,W), b (B,1,H,W), B names, and more
-    "Batches of a dataset of pairs, as tensors; raises `ValueError` when images of different size meet in a batch."
+    "Batches of a dataset of pairs, as tensors; raises `ValueError` when images of a batch differ in size."
     from torch.utils.data import DataLoader
     return DataLoader(ds, batch_size, sampler=_EpochOrder(ds, seed) if shuffle else None, num_workers=workers,
                       drop_last=drop_last, collate_fn=_collate, worker_init_fn=_one_thread)

@@ -8,10 +8,11 @@ __all__ = ['SHIPPED_PHASE2', 'SHIPPED_COMPACT', 'PHASE2_RECIPES', 'recipe_config
 
 # %% ../nbs/03_finetune.ipynb #cell-003
 import json
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,32 +20,35 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from torch import nn
-from torch.utils.data import Dataset
 
 from .core import Option, command, log, staged
 from .data import (TEST, VALID, FusionDataset, Window, find_pairs, get_window, parse_window,
                                split_by_patient)
-from .phantom import PhantomDataset, phantom_pair
+from .phantom import Phantom, PhantomDataset, phantom_pair
 from .datasets import folder_digest
 from .model import (WEIGHTS, build_network, dequantize, fuse_batch, load_checkpoint,
                                 load_network, luma, quantize, read_checkpoint, save_shipped)
 from .metrics import evaluate
 from .pretrain import Config, device_line, new_network, options, train
 
+if TYPE_CHECKING: from matplotlib.figure import Figure
+
 # %% ../nbs/03_finetune.ipynb #cell-019
 @patch(cls_method=True)
 def finetuning(
     cls:Config,
-    **changes,   # fields of Config to change
+    **changes:Any, # fields of Config to change
 ) -> Config:
     "The default recipe of phase 2."
     weights = dict(content=15., structure=8., detail=5., consistency=3., gradient=2., medical=10.)
-    return cls(**{**dict(batch_size=4, lr=1e-5, epochs=20, freeze_epochs=5, weights=weights), **changes})
+    recipe = dict(batch_size=4, lr=1e-5, epochs=20, freeze_epochs=5, weights=weights)
+    return cls(**{**recipe, **changes})
 
 # %% ../nbs/03_finetune.ipynb #415ddc7f
-SHIPPED_PHASE2 = dict(crop=128, rotate=0., scale=0., mix=.3, turns=True, epochs=100, freeze_epochs=2, batch_size=8,
-               lr=1e-3, schedule='cosine', enhance_contrast=False, mixed_precision='bf16') # beside the default recipe
-SHIPPED_COMPACT = dict(network='compact', lr=2e-3, freeze_epochs=0, epochs=220) # beside SHIPPED_PHASE2: the compact network
+SHIPPED_PHASE2 = dict( # beside the default recipe: the full network of the package
+    crop=128, rotate=0., scale=0., mix=.3, turns=True, epochs=100, freeze_epochs=2, batch_size=8, lr=1e-3,
+    schedule='cosine', enhance_contrast=False, mixed_precision='bf16')
+SHIPPED_COMPACT = dict(network='compact', lr=2e-3, freeze_epochs=0, epochs=220) # beside that: the compact one
 PHASE2_RECIPES = dict(default={}, shipped=SHIPPED_PHASE2) # what `medfusion_finetune --recipe` takes
 
 def recipe_config(
@@ -52,7 +56,8 @@ def recipe_config(
     network:str='full',    # 'full' or 'compact'
 ) -> Config:
     "The configuration of a recipe of phase 2 for one of the networks; raises `ValueError` for another name."
-    if recipe not in PHASE2_RECIPES: raise ValueError(f'recipe {recipe!r}: choose from {", ".join(PHASE2_RECIPES)}')
+    if recipe not in PHASE2_RECIPES:
+        raise ValueError(f'recipe {recipe!r}: choose from {", ".join(PHASE2_RECIPES)}')
     compact = SHIPPED_COMPACT if recipe == 'shipped' and network == 'compact' else {}
     return Config.finetuning(**{**PHASE2_RECIPES[recipe], **compact, 'network': network})
 
@@ -60,11 +65,12 @@ def recipe_config(
 def ct_mri(
     root:str|Path,              # folder with the two modality folders
     cfg:Config,
-    valid=VALID,                # patients kept for validation; none: the training pairs
-    test=TEST,                  # patients never looked at
-    hu:bool=False,              # CT files are in Hounsfield units: window them as `cfg` says
-    a:str='CT', b:str='MRI',    # names of the modality folders
-) -> tuple:                     # FusionDataset of the training pairs, and of the validation pairs
+    valid:Sequence[str]=VALID,  # patients kept for validation; none: the training pairs
+    test:Sequence[str]=TEST,    # patients never looked at
+    hu:bool=False,              # CT files are in Hounsfield units: window them as the configuration says
+    a:str='CT',                 # folder of the first modality
+    b:str='MRI',                # folder of the second
+) -> tuple[FusionDataset, FusionDataset]: # of the training pairs, and of the validation pairs
     "CT-MRI pairs, split by patient; raises `ValueError` where a part is empty."
     pairs = find_pairs(root, a, b)
     named = valid or test # else the names need not tell the patient
@@ -80,22 +86,22 @@ def ct_mri(
 def network_of(
     checkpoint:str|Path,  # .pth, or 'full' or 'compact', the networks in the package
 ) -> str:                 # 'full' or 'compact'
-    "Which network a checkpoint holds; FileNotFoundError or ValueError names a file that cannot be read."
+    "Which network a checkpoint holds; raises `FileNotFoundError` or `ValueError` naming the file."
     if checkpoint in ('full', 'compact'): return checkpoint
     return read_checkpoint(checkpoint).get('config', {}).get('network', 'full')
 
 def finetune(
-    root:str|Path=None,       # folder with CT and MRI folders; None: phantoms
-    checkpoint:str|Path=None, # .pth of phase 1; 'full', 'compact': of the package; None: start without
+    root:str|Path|None=None,       # folder with CT and MRI folders; None: phantoms
+    checkpoint:str|Path|None=None, # .pth of phase 1; 'full', 'compact': of the package; None: start without
     out:str|Path='runs/finetune',  # folder to write to; the same run found there is resumed
-    cfg:Config=None,          # None: the default recipe
-    valid=VALID,              # patients kept for validation; none: the training pairs
-    test=TEST,                # patients never looked at
-    hu:bool=False,            # CT files are in Hounsfield units: window them as the configuration says
-    imagenet=True,            # start of the encoders when there is no checkpoint
-    progress:bool=True,       # progress bar on a terminal, one line an epoch
-) -> list:                    # history, one dict an epoch
-    "Phase 2: fine-tunes on CT-MRI pairs into `out/medical_fusion_finetuned.pth`, with curves and evaluation."
+    cfg:Config|None=None,          # None: the default recipe
+    valid:Sequence[str]=VALID,     # patients kept for validation; none: the training pairs
+    test:Sequence[str]=TEST,       # patients never looked at
+    hu:bool=False,                 # CT files are in Hounsfield units: window them as the configuration says
+    imagenet:Any=True,             # start of the encoders when there is no checkpoint
+    progress:bool=True,            # a progress bar on a terminal, a logged line an epoch
+) -> list[dict[str, Any]]:         # history, one dict an epoch
+    "Phase 2: fine-tune on CT-MRI pairs into `out/medical_fusion_finetuned.pth`, with curves and evaluation."
     cfg, out = cfg or Config.finetuning(), Path(out)
     if checkpoint: cfg = replace(cfg, network=network_of(checkpoint))
     if root: train_ds, valid_ds = ct_mri(root, cfg, valid, test, hu)
@@ -111,8 +117,8 @@ def finetune(
 
 # %% ../nbs/03_finetune.ipynb #cell-025
 def whole_images(
-    ds:Dataset,  # FusionDataset or PhantomDataset
-) -> Dataset:
+    ds:Any,  # FusionDataset or PhantomDataset
+) -> Any:
     "The same pairs without crops and augmentation."
     ds = copy(ds)
     ds.crop, ds.augment = None, False
@@ -122,11 +128,11 @@ def whole_images(
 @torch.no_grad()
 def validation_report(
     model:nn.Module,  # FusionNet or CompactNet
-    ds:Dataset,       # whole pairs
+    ds:Any,           # whole pairs
     out:str|Path,     # folder: medical_fusion_results.png and medical_fusion_evaluation.json
     shown:int=4,      # pairs in the picture, evenly spaced
-) -> dict:            # pairs: number; metrics: name -> mean of network, of maximum, and their ratio
-    "Writes a picture of fused validation pairs and eight metrics beside those of the pixelwise maximum."
+) -> dict[str, Any]:  # pairs: number; metrics: name -> mean of network, of maximum, and their ratio
+    "Write a picture of fused validation pairs and eight metrics beside those of the pixelwise maximum."
     model.eval()
     device = next(model.parameters()).device
     rows, pictures = [], []
@@ -149,8 +155,8 @@ def validation_report(
 
 # %% ../nbs/03_finetune.ipynb #7f6baf6e
 def result_figure(
-    pictures:list,  # of (name, ct, mri, fused), images (H,W)
-):                  # matplotlib figure
+    pictures:list[tuple[str, Any, Any, Any]], # name, ct, mri, fused; images (H,W)
+) -> 'Figure':
     "Rows of CT, MRI and fused."
     fig, axes = plt.subplots(len(pictures), 3, figsize=(7.5, 2.6*len(pictures)), squeeze=False,
                              layout='constrained', facecolor='white')
@@ -161,27 +167,36 @@ def result_figure(
     return fig
 
 # %% ../nbs/03_finetune.ipynb #cell-036
+def _grey_levels_apart(
+    x:nn.Module,
+    y:nn.Module,
+    heads:Sequence[Phantom],
+) -> float:
+    "Mean difference of what two networks draw of phantoms, grey levels."
+    changes = [np.abs(np.subtract(*(fuse_batch(net, [p.ct], [p.mri]) for net in (x, y)))) for p in heads]
+    return float(255*np.mean(changes))
+
 def ship(
-    runs:dict,             # phase -> folder of its run, in order; the network of the last one is shipped
-    folder:str|Path=None,  # where the shipped weights go; None: into the package
-    data:dict={},          # name -> folder of images that were trained on; their digests are recorded
-    pairs:int=4,           # phantoms on which the shipped network is compared with the full-precision one
-) -> float:                # mean difference of their images, grey levels
-    "Writes a trained network for the package, the full one quantised; ValueError where its images differ."
+    runs:dict[str, str|Path],          # phase -> folder of its run, in order; the last one's network is shipped
+    folder:str|Path=WEIGHTS,           # where the shipped weights go
+    data:dict[str, str|Path]|None=None, # name -> folder of images that were trained on; their digests are recorded
+    pairs:int=4,                       # phantoms on which it is compared with the full-precision network
+) -> float:                            # mean difference of their images, grey levels
+    "Write a trained network for the package, the full one quantised; raises `ValueError` where its images differ."
     states = {k: read_checkpoint(Path(f)/'last.pth') for k, f in runs.items()}
     last = Path([*runs.values()][-1])
     full = load_checkpoint(last/'last.pth')
-    info = {k: s['train_config'] for k, s in states.items()}
-    info |= dict(data={k: folder_digest(v) for k, v in data.items()}, history={k: s['history'] for k, s in states.items()})
-    int8, heads = full.config.get('network') != 'compact', [phantom_pair(256, seed=i) for i in range(pairs)]
-    shipped = build_network(full.config)
-    shipped.load_state_dict(dequantize(quantize(full.state_dict())) if int8 else full.state_dict())
-    fused = [[fuse_batch(net, [p.ct], [p.mri])[0] for net in (full, shipped)] for p in heads]
-    off = 255*np.mean([np.abs(x-y).mean() for x, y in fused]).item()
+    int8, weights = full.config.get('network') != 'compact', full.state_dict()
+    shipped = build_network(full.config).eval()
+    shipped.load_state_dict(dequantize(quantize(weights)) if int8 else weights)
+    off = _grey_levels_apart(full, shipped, [phantom_pair(256, seed=i) for i in range(pairs)])
     if off >= 1: # a grey level
         raise ValueError(f'{last}: quantising changes the fused image by {off:.2f} grey levels, '
                          'allowed is less than 1; nothing was written')
-    save_shipped(full, folder or WEIGHTS, int8, grey_levels_from_full_precision=round(off, 4), **info)
+    info = {k: s['train_config'] for k, s in states.items()}
+    digests = {k: folder_digest(v) for k, v in (data or {}).items()}
+    history = {k: s['history'] for k, s in states.items()}
+    save_shipped(full, folder, int8, grey_levels_from_full_precision=round(off, 4), **info, data=digests, history=history)
     return off
 
 # %% ../nbs/03_finetune.ipynb #cell-046

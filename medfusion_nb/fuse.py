@@ -29,17 +29,18 @@ def which_network(
     device:str|None=None,       # 'cpu', 'cuda', 'cuda:1'; None: a GPU where there is one
     attention:bool=False,       # are the attention maps wanted? The compact network has none
 ) -> str:                       # the weights to load
-    "What fuses where nothing is asked for: the compact network on a CPU, the full one on a GPU and for attention maps."
+    "The network that fuses by default: the compact one on a CPU, the full one on a GPU and for attention."
     if weights is not None: return str(weights)
     from medfusion_nb.model import pick_device
     return 'full' if attention or pick_device(device).type == 'cuda' else 'compact'
 
 def load_engine(
-    weights:Path|str|None=None, # 'full' or 'compact', in the package; .pth file, folder, OWNER/NAME on the hub; None: see which_network
+    # 'full' or 'compact', in the package; .pth file, folder, OWNER/NAME on the hub; None: see which_network
+    weights:Path|str|None=None,
     device:str|None=None,       # 'cpu', 'cuda', 'cuda:1'; None: a GPU where there is one
     bf16:bool=False,            # compute in bfloat16, where the processor has it?
 ) -> Engine:
-    "What runs a trained network over arrays; raises `FileNotFoundError` or `ValueError` naming weights that will not do."
+    "What runs a trained network over arrays; raises `FileNotFoundError` or `ValueError` naming the weights."
     from medfusion_nb.model import TorchEngine, load_network
     return TorchEngine(load_network(which_network(weights, device)), device, bf16)
 
@@ -85,23 +86,27 @@ def read_pair(
     a, b = _image(ct, name, name != 'CT'), _image(mri, 'MRI')
     if a.shape[:2] == b.shape: return a, b
     ct, mri = (x if isinstance(x, (str, Path)) else 'array' for x in (ct, mri))
-    raise ValueError(f"{name} {ct} has {a.shape[0]} x {a.shape[1]} pixels, MRI {mri} has {b.shape[0]} x {b.shape[1]}: "
+    raise ValueError(f"{name} {ct} has {a.shape[0]} x {a.shape[1]} pixels, "
+                     f"MRI {mri} has {b.shape[0]} x {b.shape[1]}: "
                      "the pair must be aligned, register and resample one onto the other first")
 
 # %% ../nbs/07_fuse.ipynb #cell-018
 def check_output(
-    path:Path,                # image file to write
-    bits:int=8,               # 8 or 16 bits
-    force:bool=False,         # may an existing file be overwritten?
+    path:Path,                 # image file to write
+    bits:int=8,                # 8 or 16 bits
+    force:bool=False,          # may an existing file be overwritten?
     sources:Sequence[Path]=(), # resolved paths that must not be overwritten in any case
 ) -> None:
     "Raises `ValueError`, `IsADirectoryError` or `FileExistsError` when the image cannot be written there."
-    if path.is_dir(): raise IsADirectoryError(f"output {path} is a folder: name a file, such as {path/'fused.png'}")
+    if path.is_dir():
+        raise IsADirectoryError(f"output {path} is a folder: name a file, such as {path/'fused.png'}")
     check_format(path, bits)
     if not path.exists(): return
-    if path.resolve() in sources: raise ValueError(f"output {path} is one of the sources: choose another name")
+    if path.resolve() in sources:
+        raise ValueError(f"output {path} is one of the sources: choose another name")
     if not force:
-        raise FileExistsError(f"output {path} exists: choose another name or overwrite it with --force (force=True)")
+        raise FileExistsError(f"output {path} exists: choose another name "
+                              "or overwrite it with --force (force=True)")
 
 def _paths(*images:Any) -> list[Path]:
     "Those of the images that are files, resolved."
@@ -123,7 +128,7 @@ def fuse(
     force:bool=False,         # overwrite an existing file?
     pair:str='ct-mri',        # see `PAIRS`; of another pair the first image may be in colour
 ) -> np.ndarray:              # float32 (H,W) in [0,1], (H,W,3) of a pair in colour
-    "Fuse a CT and an MRI; raises `FileNotFoundError`, `FileExistsError` or `ValueError` naming what cannot be used."
+    "Fuse a CT and an MRI; raises `OSError` or `ValueError` naming the file or the shape that does not fit."
     a, b = read_pair(ct, mri, pair)
     if out is not None: check_output(Path(out), bits, force, _paths(ct, mri))
     run = _own_engine() if engine is None else engine
@@ -149,8 +154,10 @@ def match_inputs(
         if not p.exists(): raise FileNotFoundError(f"{what} {p}: no such file or folder")
     if ct.is_dir() != mri.is_dir():
         kinds = ['a folder' if p.is_dir() else 'a file' for p in (ct, mri)]
-        raise ValueError(f"{names[0]} {ct} is {kinds[0]} and {names[1]} {mri} is {kinds[1]}: name two files or two folders")
-    if ct.samefile(mri): raise ValueError(f"{names[0]} and {names[1]} are the same, {ct}: name two different images")
+        raise ValueError(f"{names[0]} {ct} is {kinds[0]} and {names[1]} {mri} is {kinds[1]}: "
+                         "name two files or two folders")
+    if ct.samefile(mri):
+        raise ValueError(f"{names[0]} and {names[1]} are the same, {ct}: name two different images")
     return find_pairs('', ct, mri) if ct.is_dir() else [Pair(ct.stem, ct, mri)]
 
 # %% ../nbs/07_fuse.ipynb #cell-037
@@ -163,12 +170,13 @@ def plan(
     ct:Path|str|None=None,  # image file or folder; None, with `mri`, for the phantom
     mri:Path|str|None=None, # image file or folder
     out:Path|str|None=None, # file, or folder for two folders; None: fused.png, or the folder fused
-    extra:Sequence[str]=(), # 'figure': CT, MRI and fused image side by side; 'attention': where the network looked
+    extra:Sequence[str]=(), # 'figure': CT, MRI and fused image in one; 'attention': where the network looked
     pair:str='ct-mri',      # see `PAIRS`
 ) -> list[Job]:
-    "What would be fused and written; raises `FileNotFoundError` or `ValueError` when the inputs do not fit together."
+    "What would be fused and written; raises `FileNotFoundError` or `ValueError` when the inputs do not fit."
     if (ct is None) != (mri is None):
-        raise ValueError("one image is not enough: name a CT and an MRI, or neither to fuse the built-in phantom")
+        raise ValueError("one image is not enough: name a CT and an MRI, "
+                         "or neither to fuse the built-in phantom")
     folders = ct is not None and Path(ct).is_dir()
     if ct is None or mri is None:
         head = phantom_pair(256)
@@ -198,14 +206,22 @@ def check_jobs(
     force:bool=False,  # may existing files be overwritten?
     pair:str='ct-mri', # see `PAIRS`
 ) -> None:
-    "Raises `OSError` or `ValueError` naming an output that cannot be written or an image that cannot be used."
+    "Raises `OSError` or `ValueError` naming an output that cannot be written or an unusable image."
     sources = [p for j in jobs for p in _paths(j.ct, j.mri)]
     for job in jobs:
-        for kind, path in job.outputs.items(): check_output(path, bits if kind == 'fused' else 8, force, sources)
+        for kind, path in job.outputs.items():
+            check_output(path, bits if kind == 'fused' else 8, force, sources)
     for job in jobs: read_pair(job.ct, job.mri, pair)
 
-def _write(job:Job, parts:dict[Path, Path], engine:Engine, images:Sequence[np.ndarray], bits:int, names:Sequence[str]):
-    "The files of one pair: CT, MRI, fused."
+def _write(
+    job:Job,
+    parts:dict[Path, Path],      # file -> where it is written first
+    engine:Engine,
+    images:Sequence[np.ndarray], # CT, MRI, fused
+    bits:int,                    # of the fused image
+    names:Sequence[str],         # of CT and MRI, in figures
+) -> None:
+    "Write the files of one pair."
     ct, mri, fused = images
     for kind, target in job.outputs.items():
         if kind == 'fused': write_image(parts[target], keep_color(ct, fused), bits=bits)
@@ -215,7 +231,8 @@ def _write(job:Job, parts:dict[Path, Path], engine:Engine, images:Sequence[np.nd
         if kind == 'attention':
             from medfusion_nb.model import attention_figure
             grey = luminance(ct)
-            figure = attention_figure(grey, mri, fused, engine.attention(grey, mri), names, width=2.6, dpi=120)
+            maps = engine.attention(grey, mri)
+            figure = attention_figure(grey, mri, fused, maps, names, width=2.6, dpi=120)
             figure.savefig(parts[target])
 
 def run_jobs(
@@ -228,7 +245,8 @@ def run_jobs(
 ) -> list[Path]:              # the files written
     "Fuse all pairs and write all files, or none of them."
     targets = [p for j in jobs for p in j.outputs.values()]
-    with staged(targets) as parts, tqdm(total=len(jobs), unit='pair', disable=None if progress else True) as bar:
+    hidden = None if progress else True
+    with staged(targets) as parts, tqdm(total=len(jobs), unit='pair', disable=hidden) as bar:
         for group in groups(jobs, batch_size or engine.batch_size, pair):
             _, cts, mris = zip(*group)
             fused = engine([luminance(c) for c in cts], mris)
@@ -248,7 +266,7 @@ def fuse_files(
     force:bool=False,        # overwrite existing files?
     pair:str='ct-mri',       # see `PAIRS`
 ) -> list[Path]:             # the files written, for each pair the fused image first
-    "Fuse two files or two folders into files, all or none; raises `OSError` or `ValueError` naming what cannot be used."
+    "Fuse two files or two folders into files, all or none; raises `OSError` or `ValueError` naming a file."
     jobs = plan(ct, mri, out, extra, pair)
     check_jobs(jobs, bits, force, pair)
     run = engine or load_engine(which_network(attention='attention' in extra))
@@ -256,6 +274,7 @@ def fuse_files(
 
 # %% ../nbs/07_fuse.ipynb #cell-062
 _Image, _Volume = Option(group='images'), Option(group='volumes')
+_Window = Option(f"CT window: {', '.join(WINDOWS)}, or CENTRE,WIDTH in HU", parse_window, group='volumes')
 
 def _refuse(
     given:dict[str, Any], # options of the command
@@ -286,12 +305,13 @@ def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
     "Two scans."
     hu, out = given['ct_units'] == 'hu', Path(given['out'] or 'fused')
     if not hu and isinstance(given['window'], str):
-        raise ValueError(f"CT {given['ct']} is not in Hounsfield units, so a preset window means nothing: give --window "
-                         "CENTRE,WIDTH in the numbers of the file")
+        raise ValueError(f"CT {given['ct']} is not in Hounsfield units, so a preset window means nothing: "
+                         "give --window CENTRE,WIDTH in the numbers of the file")
     check_study_output(out, given['force'], (given['ct'], given['mri']))
     ct = read_volume(given['ct'], 'CT', given['ct_series'], given['index'], hu=hu)
     mri = read_volume(given['mri'], 'MR', given['mri_series'], given['index'])
-    alignment = align(ct, mri, given['register'], given['transform'], given['untrusted'], given['any_patient'], progress=True)
+    alignment = align(ct, mri, given['register'], given['transform'], given['untrusted'],
+                      given['any_patient'], progress=True)
     network = which_network(given['weights'], given['device'])
     engine = load_engine(network, given['device'], given['bf16'])
     study = fuse_study(alignment, engine, given['window'], given['grid'], given['batch_size'], progress=True)
@@ -305,27 +325,29 @@ def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
 # %% ../nbs/07_fuse.ipynb #9a619019
 @command('medfusion_fuse CT MRI --out fused --figure')
 def medfusion_fuse(
-    # CT: image (8- or 16-bit PNG, TIFF, JPEG or BMP, windowed), folder of images, or volume: DICOM folder or file,
-    # .nii, .nii.gz, .nrrd, .mha
+    # CT: image (8- or 16-bit PNG, TIFF, JPEG or BMP, windowed), folder of images, or volume: DICOM folder
+    # or file, .nii, .nii.gz, .nrrd, .mha
     ct:Annotated[str|None, Option(positional=True, nargs='?')]=None,
-    mri:Annotated[str|None, Option(positional=True, nargs='?')]=None, # MRI: image, folder of the same names, or volume
-    # image to write, folder for two folders or volumes, or .nii.gz file for volumes (default: fused.png, or the
-    # folder fused)
+    # MRI: image, folder of the same names, or volume
+    mri:Annotated[str|None, Option(positional=True, nargs='?')]=None,
+    # image to write, folder for two folders or volumes, or .nii.gz file for volumes (default: fused.png,
+    # or the folder fused)
     out:str|None=None,
     figure:bool=False,    # write CT, MRI and fused image side by side as well; of volumes three planes
     force:bool=False,     # overwrite existing files
-    # full or compact, the two networks in the package; a .pth file, a folder, or OWNER/NAME on the Hugging Face hub
-    # (default: compact on a CPU, full on a GPU and for --attention)
+    # full or compact, the two networks in the package; a .pth file, a folder, or OWNER/NAME on the
+    # Hugging Face hub (default: compact on a CPU, full on a GPU and for --attention)
     weights:str|None=None,
     device:str|None=None, # cpu, cuda or cuda:NUMBER (default: a GPU where there is one)
-    bf16:bool=False,      # compute in bfloat16 where the processor has it: faster, some grey levels off at most
+    # compute in bfloat16 where the processor has it: faster, some grey levels off at most
+    bf16:bool=False,
     batch_size:int|None=None, # most pairs or slices at once (default: 16 on a GPU, 1 on a CPU)
     # what the two are; PET and SPECT images may be in pseudo-colour, which is kept
     pair:Annotated[str, Option(group='images', choices=tuple(PAIRS))]='ct-mri',
     bits:Annotated[int, Option(group='images', choices=(8, 16))]=8, # bits a pixel of the fused image
     attention:Annotated[bool, _Image]=False, # write where the network looked as well
     list:Annotated[bool, _Volume]=False,     # list the DICOM series of the folders and stop
-    window:Annotated[Any, Option(f"CT window: {', '.join(WINDOWS)}, or CENTRE,WIDTH in HU", parse_window, group='volumes')]='brain',
+    window:Annotated[Any, _Window]='brain',
     # other: a CT that is not in Hounsfield units; --window is then in its own numbers
     ct_units:Annotated[str, Option(group='volumes', choices=('hu', 'other'))]='hu',
     ct_series:Annotated[str|None, _Volume]=None,  # number in the list, part of the description, or UID
@@ -334,10 +356,12 @@ def medfusion_fuse(
     grid:Annotated[str, _Volume]='ct',            # grid of the result: ct, mri, or a step in mm
     # register the MRI to the CT; auto: where the headers do not align the heads
     register:Annotated[str, Option(group='volumes', choices=('auto', 'always', 'never'))]='auto',
-    transform:Annotated[str|None, _Volume]=None,  # apply this transform file, CT point to MRI point, do not register
+    # apply this transform file, CT point to MRI point, do not register
+    transform:Annotated[str|None, _Volume]=None,
     untrusted:Annotated[bool, _Volume]=False,     # go on with a registration that cannot be trusted
     any_patient:Annotated[bool, _Volume]=False,   # fuse scans whose headers name different patients
-    format:Annotated[str, Option(group='volumes', choices=('nifti', 'dicom', 'both'))]='both', # what the folder holds
+    # what the folder holds
+    format:Annotated[str, Option(group='volumes', choices=('nifti', 'dicom', 'both'))]='both',
     png:Annotated[bool, _Volume]=False,           # write the slices as PNG as well
     contact_sheet:Annotated[bool, _Volume]=False, # write a contact sheet as well
     # copy nothing that names the patient or the study into the DICOM files; faces in the pixels stay
@@ -349,7 +373,8 @@ def medfusion_fuse(
     paths = [Path(p) for p in (ct, mri) if p]
     kinds = {p: is_volume(p) for p in paths if p.exists()}
     if len(set(kinds.values())) > 1:
-        raise ValueError(f"{paths[0]} and {paths[1]}: one is a volume, the other an image or a folder of images")
+        raise ValueError(f"{paths[0]} and {paths[1]}: one is a volume, "
+                         "the other an image or a folder of images")
     if not any(kinds.values()):
         why = f'{paths[0]} is none' if paths else 'there is none'
         _refuse(given, 'volumes', f'{why}: name a DICOM folder or a .nii.gz file')
@@ -359,6 +384,7 @@ def medfusion_fuse(
         print('\n'.join(f'{p}:\n{s}' for p, s in series.items()))
         return dict(series=series)
     if len(paths) < 2:
-        raise ValueError("one volume is not enough: name a CT and an MRI; where one folder holds both, name it twice")
+        raise ValueError("one volume is not enough: name a CT and an MRI; "
+                         "where one folder holds both, name it twice")
     _refuse(given, 'images', f'{paths[0]} is a volume')
     return _fuse_volumes(given)

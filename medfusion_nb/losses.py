@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOSSES', 'PROBING', 'halved', 'coarse', 'bone_target', 'brightness_target', 'ContentLoss', 'MetricLoss',
            'StructureLoss', 'gradients', 'gradient_magnitude', 'blur', 'stronger', 'stronger_gradient', 'smooth_length',
-           'relative', 'vector_length', 'DetailLoss', 'ConsistencyLoss', 'GradientLoss', 'Probe', 'response_error',
+           'vector_length', 'relative', 'DetailLoss', 'ConsistencyLoss', 'GradientLoss', 'Probe', 'response_error',
            'FindingsLoss', 'ElsewhereLoss', 'regions', 'BoneLoss', 'AirLoss', 'MedicalLoss', 'loss_term', 'FusionLoss']
 
 # %% ../nbs/01c_losses.ipynb #7ccfc8de
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .model import constant_like, luma
 from .metrics import METRICS, gaussian_window
 
-# %% ../nbs/01c_losses.ipynb #881ed655
+# %% ../nbs/01c_losses.ipynb #9207c37c
 def halved(
     x:Tensor,  # (B,C,H,W)
 ) -> Tensor:   # (B,C,ceil(H/2),ceil(W/2))
@@ -34,25 +34,29 @@ def coarse(
     for _ in range(octaves): x = halved(x)
     return x
 
+# %% ../nbs/01c_losses.ipynb #881ed655
 def bone_target(
-    ct:Tensor, mri:Tensor,  # (B,1,H,W) in [0,1]
-    slope:float=.8,         # contrast of marrow in the fused image over that in the MRI
-    brightest:float=.55,    # MRI of marrow that is drawn as white as other bone
-) -> Tensor:                # (B,1,H,W); meant for bone
+    ct:Tensor,            # (B,1,H,W) in [0,1]
+    mri:Tensor,           # (B,1,H,W) in [0,1]
+    slope:float=.8,       # contrast of marrow in the fused image over that in the MRI
+    brightest:float=.55,  # MRI of marrow that is drawn as white as other bone
+) -> Tensor:              # (B,1,H,W); meant for bone
     "Bone as in the CT, with the marrow that the MRI shows drawn into it where the bone is thick."
     marrow = ((F.avg_pool2d(mri, 5, 1, 2, count_include_pad=False)-.08)/.12).clamp(0, 1)
-    around = F.avg_pool2d((ct > .9).to(ct.dtype), 9, 1, 4) # share of bone: a calcification in brain has little
-    thick = ((around-.25)/.25).clamp(0, 1)
+    share = F.avg_pool2d((ct > .9).to(ct.dtype), 9, 1, 4) # of bone; small around a calcification in brain
+    thick = ((share-.25)/.25).clamp(0, 1)
     return ct-slope*thick*marrow*(brightest-mri).clamp(min=0)
 
 def brightness_target(
-    a:Tensor, b:Tensor,  # (B,1,H,W) in [0,1]
-    room:float=.6,       # what is left above where the sources contradict each other wholly
-    bone:float=.9,       # the first source above it is bone
-) -> Tensor:             # (B,1,H,W)
+    a:Tensor,       # (B,1,H,W) in [0,1]
+    b:Tensor,       # (B,1,H,W) in [0,1]
+    room:float=.6,  # what is left above where the sources contradict each other wholly
+    bone:float=.9,  # the first source above it is bone
+) -> Tensor:        # (B,1,H,W)
     "How bright the fused image should be."
     return torch.where(a > bone, bone_target(a, b), torch.maximum(a, b)-room*(a-b).square())
 
+# %% ../nbs/01c_losses.ipynb #985c1dbf
 class ContentLoss(nn.Module):
     "Mean distance of the brightness of areas to its target."
     def forward(self,
@@ -64,7 +68,7 @@ class ContentLoss(nn.Module):
 
 # %% ../nbs/01c_losses.ipynb #977e7f9e
 class MetricLoss(nn.Module):
-    "Mean of a metric over the batch, signed so that lower is better."
+    "Mean of a metric over the batch, signed so that lower is better; raises `ValueError` without a gradient."
     def __init__(self,
         name:str, # key of METRICS, of a metric with a differentiable variant, e.g. 'QS', 'Qabf', 'VIF'
     ):
@@ -82,6 +86,7 @@ class MetricLoss(nn.Module):
         value = self.metric.raw(*grey_levels, data_range=255., variant=self.variant).mean()
         return value if self.metric.better == 'lower' else -value
 
+# %% ../nbs/01c_losses.ipynb #a1c134de
 class StructureLoss(nn.Module):
     "(1-Q_S)/2: structural similarity to both sources, weighted by local variance (Piella and Heijmans 2003)."
     def __init__(self):
@@ -100,7 +105,8 @@ def gradients(
     x:Tensor,  # (B,1,H,W)
 ) -> Tensor:   # (B,2,H,W): along x and y, in grey values a pixel
     "Sobel derivatives, the border repeated."
-    k = constant_like([w/8 for w in (-1, 0, 1, -2, 0, 2, -1, 0, 1)], x).view(3, 3)
+    sobel = [w/8 for w in (-1, 0, 1, -2, 0, 2, -1, 0, 1)]
+    k = constant_like(sobel, x).view(3, 3)
     return F.conv2d(F.pad(x, [1]*4, mode='replicate'), torch.stack([k, k.T])[:,None])
 
 def gradient_magnitude(
@@ -120,27 +126,35 @@ def blur(
 
 # %% ../nbs/01c_losses.ipynb #aa9165b9
 def stronger(
-    x:Tensor, y:Tensor,  # two responses of equal shape
-) -> Tensor:             # the same shape
+    x:Tensor,  # a response
+    y:Tensor,  # another one of equal shape
+) -> Tensor:   # the same shape
     "Pixelwise the response of larger magnitude."
     return torch.where(x.abs() >= y.abs(), x, y)
 
 def stronger_gradient(
-    a:Tensor, b:Tensor,  # (B,1,H,W) in [0,1]
-) -> Tensor:             # (B,2,H,W)
+    a:Tensor,  # (B,1,H,W) in [0,1]
+    b:Tensor,  # (B,1,H,W) in [0,1]
+) -> Tensor:   # (B,2,H,W)
     "Gradients of the two sources, mixed by their local energy (after Burt and Kolczynski 1993)."
     ga, gb = gradients(a), gradients(b)
     ea, eb = (blur(g.pow(2).sum(1, keepdim=True)).square()+1e-12 for g in (ga, gb))
     share = ea/(ea+eb)
     return share*ga+(1-share)*gb
 
-# %% ../nbs/01c_losses.ipynb #9ec5cd1d
+# %% ../nbs/01c_losses.ipynb #2b687c33
 def smooth_length(
     square:Tensor,     # squared length, any shape
     least:float=1e-3,  # lengths far below it count next to nothing
 ) -> Tensor:           # the same shape
     "Square root that is differentiable at zero, and zero there."
     return (square+least**2).sqrt()-least
+
+def vector_length(
+    g:Tensor,  # (B,2,H,W)
+) -> Tensor:   # (B,1,H,W)
+    "Length of a gradient, see `smooth_length`."
+    return smooth_length(g.pow(2).sum(1, keepdim=True))
 
 def relative(
     off:Tensor,    # (B,1,H,W): distances from a target
@@ -149,12 +163,7 @@ def relative(
     "Mean distance over mean length of the target."
     return off.mean()/(target.mean()+1e-3)
 
-def vector_length(
-    g:Tensor,  # (B,2,H,W)
-) -> Tensor:   # (B,1,H,W)
-    "Length of a gradient, see smooth_length."
-    return smooth_length(g.pow(2).sum(1, keepdim=True))
-
+# %% ../nbs/01c_losses.ipynb #9ec5cd1d
 class DetailLoss(nn.Module):
     "Distance of the gradient, as a vector, to that of the stronger source, relative to its length."
     def __init__(self,
@@ -168,7 +177,7 @@ class DetailLoss(nn.Module):
         a:Tensor,     # (B,1,H,W) in [0,1]
         b:Tensor,     # (B,1,H,W) in [0,1]
     ) -> Tensor:      # scalar, 0: the target; 1: a flat image
-        total = 0.
+        total = fused.new_zeros(())
         for i in range(self.scales):
             if i: fused, a, b = map(halved, (fused, a, b))
             target = stronger_gradient(a, b)
@@ -206,18 +215,18 @@ class GradientLoss(nn.Module):
 # %% ../nbs/01c_losses.ipynb #408b9f93
 class Probe(NamedTuple):
     "The same pairs with findings put into one of the scans, and what the network makes of them."
-    a:Tensor           # (B,1|3,H,W) in [0,1]
-    b:Tensor           # (B,1,H,W) in [0,1]
-    target:Tensor      # (B,1,H,W) in [-1,1]: what should change in the fused image
-    weight:Tensor      # (B,n,H,W): one a finding; times its change, summed up: 1
-    fused:Tensor=None  # (B,1,H,W) in [0,1]; None: not fused yet
+    a:Tensor                # (B,1|3,H,W) in [0,1]
+    b:Tensor                # (B,1,H,W) in [0,1]
+    target:Tensor           # (B,1,H,W) in [-1,1]: what should change in the fused image
+    weight:Tensor           # (B,n,H,W): one a finding; times its change, summed up: 1
+    fused:Tensor|None=None  # (B,1,H,W) in [0,1]; None: not fused yet
 
 # %% ../nbs/01c_losses.ipynb #beb1e775
 def response_error(
     fused:Tensor,  # (B,1,H,W) in [0,1]
     probe:Probe,   # of the same pairs, fused
 ) -> Tensor:       # (B,1,H,W), 0 where the fused image changes as it should
-    "Change of the fused image minus what the findings should change."
+    "Change of the fused image minus what the findings should change; `ValueError` for a probe not fused."
     if probe.fused is None: raise ValueError('the probe has not been fused: give probe._replace(fused=...)')
     return probe.fused-fused-probe.target
 
@@ -240,6 +249,7 @@ class FindingsLoss(nn.Module):
         lost = self.contrast*(off+off**2)+(1-self.contrast)*(shape+shape**2)
         return (lost*used).sum()/used.sum().clamp(min=1)
 
+# %% ../nbs/01c_losses.ipynb #04c38617
 class ElsewhereLoss(nn.Module):
     "What changes where no finding is near."
     def forward(self,
@@ -251,14 +261,16 @@ class ElsewhereLoss(nn.Module):
 
 # %% ../nbs/01c_losses.ipynb #5be10c5e
 def regions(
-    ct:Tensor, mri:Tensor,  # (B,1,H,W) in [0,1]
-    bone:float=.9,          # CT above it is bone or calcification
-    air:float=.02,          # both scans below it: air
-) -> list:                  # of (B,1,H,W) floats, 0 or 1: bone, soft tissue, air
+    ct:Tensor,       # (B,1,H,W) in [0,1]
+    mri:Tensor,      # (B,1,H,W) in [0,1]
+    bone:float=.9,   # CT above it is bone or calcification
+    air:float=.02,   # both scans below it: air
+) -> list[Tensor]:   # of (B,1,H,W), 0 or 1: bone, soft tissue, air
     "Masks of bone, soft tissue and air."
     is_bone, is_air = ct > bone, torch.maximum(ct, mri) < air
     return [m.to(ct.dtype) for m in (is_bone, ~is_bone & ~is_air, is_air)]
 
+# %% ../nbs/01c_losses.ipynb #6fb76c85
 class BoneLoss(nn.Module):
     "Mean distance of bone to the CT with the marrow of the MRI drawn into it."
     def forward(self,
@@ -290,7 +302,8 @@ class MedicalLoss(nn.Module):
     ):
         super().__init__()
         self.weights = findings, elsewhere, bone, air
-        self.findings, self.elsewhere, self.bone, self.air = FindingsLoss(), ElsewhereLoss(), BoneLoss(), AirLoss()
+        self.findings, self.elsewhere = FindingsLoss(), ElsewhereLoss()
+        self.bone, self.air = BoneLoss(), AirLoss()
 
     def forward(self,
         fused:Tensor, # (B,1,H,W) in [0,1]
@@ -299,13 +312,14 @@ class MedicalLoss(nn.Module):
         probe:Probe,  # of the same pairs, fused
     ) -> Tensor:      # scalar
         findings, elsewhere, bone, air = self.weights
-        return (findings*self.findings(fused, probe)+elsewhere*self.elsewhere(fused, probe)
-                +bone*self.bone(fused, a, b)+air*self.air(fused, a, b))
+        response = findings*self.findings(fused, probe)+elsewhere*self.elsewhere(fused, probe)
+        return response+bone*self.bone(fused, a, b)+air*self.air(fused, a, b)
 
 # %% ../nbs/01c_losses.ipynb #aac2dc3c
-LOSSES = dict(content=ContentLoss, structure=StructureLoss, detail=DetailLoss, consistency=ConsistencyLoss,
-              gradient=GradientLoss, medical=MedicalLoss) # term -> its class
-PROBING = ('medical',)  # terms that take a `Probe` as well
+LOSSES:dict[str, type[nn.Module]] = dict( # term -> its class
+    content=ContentLoss, structure=StructureLoss, detail=DetailLoss,
+    consistency=ConsistencyLoss, gradient=GradientLoss, medical=MedicalLoss)
+PROBING = ('medical',) # terms that take a `Probe` as well
 
 def loss_term(
     name:str,      # key of LOSSES, or of METRICS where differentiable
@@ -314,6 +328,15 @@ def loss_term(
     if name in LOSSES: return LOSSES[name]()
     if name in METRICS: return MetricLoss(name)
     raise ValueError(f'loss term {name!r}: choose from {", ".join([*LOSSES, *METRICS])}')
+
+# %% ../nbs/01c_losses.ipynb #ca4138b0
+def _single(
+    probe:Probe,
+) -> Probe: # grey
+    "A probe in single precision."
+    b, target, weight = (x.float() for x in (probe.b, probe.target, probe.weight))
+    fused = None if probe.fused is None else probe.fused.float()
+    return Probe(luma(probe.a).float(), b, target, weight, fused)
 
 class FusionLoss(nn.Module):
     "Weighted sum of the terms of fusion; raises `ValueError` for a term that does not exist."
@@ -334,12 +357,14 @@ class FusionLoss(nn.Module):
         a:Tensor,               # (B,1|3,H,W) in [0,1]: CT, or visible in colour
         b:Tensor,               # (B,1,H,W) in [0,1]: MRI or infrared
         probe:Probe|None=None,  # the same pairs with findings, fused
-    ) -> tuple[Tensor, dict[str, Tensor]]: # scalar to minimise; term -> its value, detached and not weighted
-        "The loss of a batch and its terms, in single precision."
+    ) -> tuple[Tensor, dict[str, Tensor]]: # scalar to minimise; term -> its value, detached, not weighted
+        "The loss of a batch and its terms, in single precision; `ValueError` where a probe is missing."
         if self.probes and probe is None:
             raise ValueError(f'the term {PROBING[0]!r} needs a probe: pairs with findings, fused')
         fused, a, b = fused.float(), luma(a).float(), b.float()
-        if probe: probe = Probe(luma(probe.a).float(), *(x if x is None else x.float() for x in probe[1:]))
-        terms = {k: term(fused, a, b, *[probe]*(k in PROBING)) for k, term in self.terms.items()}
+        if probe is not None: probe = _single(probe)
+        terms = {}
+        for k, term in self.terms.items():
+            terms[k] = term(fused, a, b, probe) if k in PROBING else term(fused, a, b)
         total = sum(w*terms[k] for k, w in self.weights.items())
         return total, {k: v.detach() for k, v in terms.items()}

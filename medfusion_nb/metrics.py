@@ -39,8 +39,9 @@ def _check(
     "Check the images of one call and scale them to 0..255; ValueError says what was found."
     if not (isinstance(data_range, (int, float)) and 0 < data_range < math.inf):
         raise ValueError(f'{name}: data_range must be the value of white (1. or 255.), found {data_range!r}')
+    images:dict[str, Any] = dict(fused=fused, a=a, b=b)
     out:list = []
-    for label, x in dict(fused=fused, a=a, b=b).items():
+    for label, x in images.items():
         if x is None and label != 'fused':
             out.append(None)
             continue
@@ -266,8 +267,8 @@ def _sobel(
 ) -> tuple:          # responses to [[-1,0,1],[-2,0,2],[-1,0,1]] and [[-1,-2,-1],[0,0,0],[1,2,1]]
     "Horizontal and vertical Sobel responses, by correlation."
     p = _pad(x, (1, 1), (1, 1), mode)
-    left, middle, right = p[..., :-2], p[..., 1:-1], p[..., 2:]
-    d, s = right-left, right+2*middle+left
+    d = p[..., 2:]-p[..., :-2]
+    s = p[..., 2:]+2*p[..., 1:-1]+p[..., :-2]
     return d[..., 2:, :]+2*d[..., 1:-1, :]+d[..., :-2, :], s[..., 2:, :]-s[..., :-2, :]
 
 # %% ../nbs/01a_metrics.ipynb #cell-032
@@ -1039,8 +1040,8 @@ def _prewitt(
 ) -> Tensor:   # (B,1,H,W) Prewitt gradient magnitude, zero padded
     "Edge image."
     p = _pad(x, (1, 1), (1, 1), 'same')
-    left, middle, right = p[..., :-2], p[..., 1:-1], p[..., 2:]
-    d, s = left-right, left+middle+right
+    d = p[..., :-2]-p[..., 2:]
+    s = p[..., :-2]+p[..., 1:-1]+p[..., 2:]
     return _modulus(d[..., :-2, :]+d[..., 1:-1, :]+d[..., 2:, :], s[..., :-2, :]-s[..., 2:, :])
 
 @metric(
@@ -1146,7 +1147,7 @@ def qc(
 # %% ../nbs/01a_metrics.ipynb #cell-171
 def _edges(
     x:Tensor,  # (B,1,H,W), 0..255
-) -> tuple:    # strength, and orientation, +pi/2 where the horizontal response is exactly 0; each (B,1,H,W)
+) -> tuple[Tensor, Tensor]: # strength, and orientation, +pi/2 where the horizontal response is exactly 0
     "Sobel edges as Qabf uses them, the border padded with zeros."
     sx, sy = _sobel(x)
     some = sx.sign()**2
@@ -1599,12 +1600,12 @@ def qp(
     variant:str='default', # zl
 ) -> Tensor:               # (B,)
     "Preservation of phase congruency features (Zhao, Laganiere and Liu 2007)."
-    f, a, b = (phase_congruency(t) for t in (fused, a, b))
-    both = [torch.where(a[0] > b[0], x, y) for x, y in zip(a, b)]
-    masks = [(x[0] > .1).to(fused.dtype) for x in (a, b, both)]
+    f, of_a, of_b = (phase_congruency(t) for t in (fused, a, b))
+    both = [torch.where(of_a[0] > of_b[0], x, y) for x, y in zip(of_a, of_b)]
+    masks = [(x[0] > .1).to(fused.dtype) for x in (of_a, of_b, both)]
     n, out = masks[2].sum((1, 2, 3)), fused.new_ones(())
     for k in range(3): # the three maps of phase congruency
-        matches = [_feature_match(f[k], x[k], mask) for x, mask in zip((a, b, both), masks)]
+        matches = [_feature_match(f[k], x[k], mask) for x, mask in zip((of_a, of_b, both), masks)]
         best = torch.stack(matches).amax(0)
         out = out*_safe_div(best.sum((1, 2, 3)), n)
     return out*(f[0].amax((1, 2, 3)) > 0)
@@ -1710,7 +1711,7 @@ def evaluate(
 
 # %% ../nbs/01a_metrics.ipynb #917ccf92
 @lru_cache(None)
-def _collector() -> type:
+def _collector() -> Any:
     "The class of all metric modules, made when torchmetrics is first needed; ImportError without it."
     try: from torchmetrics import Metric as Base
     except ImportError as e:

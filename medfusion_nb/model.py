@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
+from fastcore.basics import patch_to
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -40,7 +40,11 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% ../nbs/01_model.ipynb #cell-096
 @lru_cache(256)
-def _sent(values, dtype, device):
+def _sent(
+    values:tuple[float, ...],
+    dtype:torch.dtype,
+    device:torch.device,
+) -> Tensor: # (len(values),)
     "The constants on a device; training may use them even if inference was the first to ask."
     with torch.inference_mode(False): return torch.tensor(values, dtype=dtype, device=device)
 
@@ -48,12 +52,12 @@ def constant_like(
     values:Sequence[float], # numbers
     x:Tensor,               # what they are to be combined with
 ) -> Tensor:                # (len(values),)
-    "A vector with the type and device of `x`, sent there once: a CUDA graph cannot record a copy from the host."
+    "Numbers with the type and device of `x`, sent there once: a CUDA graph cannot record a copy from host."
     return _sent(tuple(values), x.dtype, x.device)
 
 def luma(
     img:Tensor, # (...,1|3,H,W) in [0,1]
-) -> Tensor:    # (...,1,H,W)
+) -> Tensor:    # (...,1,H,W) in [0,1]
     "BT.601 luminance of RGB tensors; grey passes through; raises `ValueError` on another number of channels."
     if img.ndim < 3 or img.shape[-3] not in (1, 3):
         raise ValueError(f"luma of shape {tuple(img.shape)}: expected (...,1,H,W) or (...,3,H,W)")
@@ -63,25 +67,33 @@ def luma(
 # %% ../nbs/01_model.ipynb #cell-008
 BACKBONES = dict(resnet18='ResNet18_Weights', resnet34='ResNet34_Weights', resnet50='ResNet50_Weights')
 
-def imagenet_state(backbone='resnet34', # resnet18, resnet34 or resnet50
-                   source=True): # True: torchvision's ImageNet weights; a path: a local `state_dict` file; False: none
-    "ImageNet `state_dict` of a torchvision ResNet (He 2016), or None, with a warning, where it cannot be downloaded."
-    if backbone not in BACKBONES: raise ValueError(f'backbone {backbone!r}: choose one of {", ".join(BACKBONES)}')
+def imagenet_state(
+    backbone:str='resnet34',    # resnet18, resnet34 or resnet50
+    source:bool|Path|str=True,  # True: torchvision's ImageNet weights; False: none; a path: a local file
+) -> dict[str, Tensor]|None:    # None, with a warning, where they cannot be downloaded
+    "Weights of a torchvision ResNet (He 2016); raises `ValueError` or `FileNotFoundError` on unknown names."
+    if backbone not in BACKBONES:
+        raise ValueError(f'backbone {backbone!r}: choose one of {", ".join(BACKBONES)}')
     if source is False: return None
     if source is not True:
-        if not Path(source).is_file(): raise FileNotFoundError(f'{source}: no such file of {backbone} weights')
+        if not Path(source).is_file():
+            raise FileNotFoundError(f'{source}: no such file of {backbone} weights')
         return torch.load(source, map_location='cpu', weights_only=True)
     from torchvision import models
     weights = getattr(models, BACKBONES[backbone]).IMAGENET1K_V1
     try: return weights.get_state_dict(progress=False, check_hash=True, map_location='cpu', weights_only=True)
     except (urllib.error.URLError, OSError) as e:
-        warnings.warn(f'ImageNet weights of {backbone} could not be downloaded ({e}): the encoder starts from random weights. '
+        warnings.warn(f'ImageNet weights of {backbone} could not be downloaded ({e}): '
+                      'the encoder starts from random weights. '
                       f'Fetch {weights.url} into {torch.hub.get_dir()}/checkpoints, or pass imagenet=PATH.')
+        return None
 
 # %% ../nbs/01_model.ipynb #cell-013
-def grey_kernel(weight, # (O,3,k,k) kernel of an RGB network
-                how='mean'): # 'mean' over the channels, or 'sum', which answers a grey image as the RGB network would
-    "One-channel kernel (O,1,k,k) from an RGB kernel."
+def grey_kernel(
+    weight:Tensor,   # (O,3,k,k) kernel of an RGB network
+    how:str='mean',  # 'mean' over the channels, or 'sum', which answers a grey image as the RGB network would
+) -> Tensor:         # (O,1,k,k)
+    "One-channel kernel from an RGB kernel; raises `ValueError` for another way to make it."
     if how not in ('mean', 'sum'): raise ValueError(f"mri_init {how!r}: choose 'mean' or 'sum'")
     return getattr(weight, how)(1, keepdim=True)
 
@@ -91,16 +103,18 @@ GREY_MEAN, GREY_STD = .449, .226 # of ImageNet, averaged over its three channels
 class Encoder(nn.Module):
     "ResNet (He 2016) without its classifier: features at 1/4, 1/8, 1/16 and 1/32 of the input's resolution."
     def __init__(self,
-                 channels=3, # channels of the input: 3 for CT and visible, 1 for MRI and infrared
-                 backbone='resnet34', # resnet18, resnet34 or resnet50
-                 imagenet=True, # start from ImageNet weights: True, False, or the path of a `state_dict`
-                 grey_init='mean'): # how a one-channel `conv1` comes from the RGB kernel: 'mean' or 'sum'
+        channels:int=3,              # of the input: 3 for CT and visible, 1 for MRI and infrared
+        backbone:str='resnet34',     # resnet18, resnet34 or resnet50
+        imagenet:bool|Path|str=True, # start from ImageNet weights: True, False, or a path of a state_dict
+        grey_init:str='mean',        # how a one-channel `conv1` comes from the RGB kernel: 'mean' or 'sum'
+    ):
         super().__init__()
         from torchvision import models
         state = imagenet_state(backbone, imagenet)
         net = getattr(models, backbone)(weights=None)
-        if state is not None: net.load_state_dict(state)
-        if state is not None: # the mean of ImageNet is left in the image: the first batch norm expects it
+        if state is not None:
+            net.load_state_dict(state)
+            # the mean of ImageNet is left in the image: the first batch norm expects it
             net.bn1.running_mean += net.conv1.weight.detach().sum((1, 2, 3))*GREY_MEAN/GREY_STD
         if channels == 1:
             kernel = grey_kernel(net.conv1.weight.detach(), grey_init)
@@ -108,10 +122,13 @@ class Encoder(nn.Module):
             net.conv1.weight.data.copy_(kernel)
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         self.stages = nn.ModuleList([net.layer1, net.layer2, net.layer3, net.layer4])
-        self.channels = [64, 128, 256, 512] if backbone != 'resnet50' else [256, 512, 1024, 2048]
+        self.channels = [256, 512, 1024, 2048] if backbone == 'resnet50' else [64, 128, 256, 512]
 
-    def forward(self, x): # (B,channels,H,W) in [0,1], divided by GREY_STD
-        x, scales = self.stem(x), []
+    def forward(self,
+        x:Tensor,      # (B,channels,H,W) in [0,1], divided by GREY_STD
+    ) -> list[Tensor]: # (B,C,H/4,W/4) to (B,C,H/32,W/32), with C as in self.channels
+        x = self.stem(x) # (B,64,H/4,W/4)
+        scales = []
         for stage in self.stages:
             x = stage(x)
             scales.append(x)
@@ -119,221 +136,405 @@ class Encoder(nn.Module):
 
 # %% ../nbs/01_model.ipynb #cell-019
 class ChannelAttention(nn.Module):
-    "What to listen to: a gate (B,C,1,1) in 0..1 (squeeze-and-excitation, Hu 2018), averaged over the head."
-    def __init__(self, channels, reduction=16): # the bottleneck has channels/reduction units, at least 4
+    "What to listen to: a gate for each channel (squeeze-and-excitation, Hu 2018), averaged over the head."
+    def __init__(self,
+        channels:int,     # of the features
+        reduction:int=16, # the bottleneck has channels/reduction units, at least 4
+    ):
         super().__init__()
         hidden = max(channels//reduction, 4)
-        self.gate = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1), nn.Sigmoid())
-    def forward(self, x, head): # features (B,C,H,W); (B,1,H,W) in 0..1, the share of each place that is head
+        squeeze, excite = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
+        self.gate = nn.Sequential(squeeze, nn.ReLU(), excite, nn.Sigmoid())
+
+    def forward(self,
+        x:Tensor,    # (B,C,H,W) features
+        head:Tensor, # (B,1,H,W) in [0,1], the share of each place that is head
+    ) -> Tensor:     # (B,C,1,1) in [0,1]
         head = head.to(x.dtype)
-        return self.gate((x*head).sum((2, 3), keepdim=True)/(head.sum((2, 3), keepdim=True)+1e-3))
+        total = (x*head).sum((2, 3), keepdim=True)      # (B,C,1,1)
+        area = head.sum((2, 3), keepdim=True) + 1e-3    # (B,1,1,1)
+        return self.gate(total/area)
 
 class SpatialAttention(nn.Module):
-    "Which scan to listen to, and where: the CT's share (B,1,H,W) in 0..1; the MRI has the rest (after CBAM, Woo 2018)."
-    def __init__(self, kernel=7): # size of the convolution, odd
+    "Which scan to listen to, and where: the CT's share; the MRI has the rest (after CBAM, Woo 2018)."
+    def __init__(self,
+        kernel:int=7, # size of the convolution, odd
+    ):
         super().__init__()
-        self.norm, self.conv = nn.BatchNorm2d(4), nn.Conv2d(4, 1, kernel, padding=kernel//2)
+        self.norm = nn.BatchNorm2d(4)
+        self.conv = nn.Conv2d(4, 1, kernel, padding=kernel//2)
         nn.init.normal_(self.conv.weight, std=1e-2)
-        nn.init.zeros_(self.conv.bias)
-    def forward(self, ct, mri): # features (B,C,H,W) of both
-        statistics = torch.cat([f(x) for x in (ct, mri) for f in (_mean, _largest_channel)], 1)
-        return self.conv(self.norm(statistics)).sigmoid()
+        nn.init.zeros_(self.conv.get_parameter('bias'))
 
-def _mean(x): return x.mean(1, keepdim=True)
-def _largest_channel(x): return x.amax(1, keepdim=True)
+    def forward(self,
+        ct:Tensor,  # (B,C,H,W) features
+        mri:Tensor, # (B,C,H,W) features
+    ) -> Tensor:    # (B,1,H,W) in [0,1]
+        of_ct = [ct.mean(1, keepdim=True), ct.amax(1, keepdim=True)]     # (B,1,H,W) each
+        of_mri = [mri.mean(1, keepdim=True), mri.amax(1, keepdim=True)]
+        statistics = self.norm(torch.cat(of_ct + of_mri, 1))             # (B,4,H,W)
+        return self.conv(statistics).sigmoid()
 
 # %% ../nbs/01_model.ipynb #cell-024
-def conv_block(i, o, kernel=3, stride=1): # input and output channels
-    "Convolution, batch norm, ReLU."
-    return nn.Sequential(nn.Conv2d(i, o, kernel, stride, padding=kernel//2, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
+def conv_block(
+    i:int,        # channels of the input
+    o:int,        # channels of the output
+    kernel:int=3, # size, odd
+    stride:int=1, # 2 halves the resolution
+) -> nn.Sequential:
+    "Convolution, batch norm, rectified linear unit (ReLU)."
+    conv = nn.Conv2d(i, o, kernel, stride, padding=kernel//2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(o), nn.ReLU(inplace=True))
 
 class FeatureFusion(nn.Module):
     "Gated CT and MRI features of one scale, mixed by a 1x1 convolution."
-    def __init__(self, channels, out): # channels of one encoder at this scale; channels of the result
+    def __init__(self,
+        channels:int, # of one encoder at this scale
+        out:int,      # channels of the result
+    ):
         super().__init__()
         self.ct, self.mri = ChannelAttention(channels), ChannelAttention(channels)
-        self.where, self.mix = SpatialAttention(), conv_block(2*channels, out, 1)
-    def forward(self, ct, mri, head): # features (B,C,H,W) of both; (B,1,H,W), the share of each place that is head
-        ct, mri = ct*self.ct(ct, head), mri*self.mri(mri, head)
+        self.where = SpatialAttention()
+        self.mix = conv_block(2*channels, out, 1)
+
+    def forward(self,
+        ct:Tensor,   # (B,C,H,W) features
+        mri:Tensor,  # (B,C,H,W) features
+        head:Tensor, # (B,1,H,W) in [0,1], the share of each place that is head
+    ) -> tuple[Tensor, Tensor]: # fused features (B,out,H,W); the CT's share (B,1,H,W) in [0,1]
+        ct = ct*self.ct(ct, head)
+        mri = mri*self.mri(mri, head)
         share = self.where(ct, mri)
-        return self.mix(torch.cat([ct*share, mri*(1-share)], 1)), share
+        both = torch.cat([ct*share, mri*(1 - share)], 1) # (B,2C,H,W)
+        return self.mix(both), share
 
 # %% ../nbs/01_model.ipynb #cell-027
 class UpBlock(nn.Module):
-    "Doubles the resolution with a transposed convolution, joins the skip connection, convolves twice (U-Net, Ronneberger 2015)."
-    def __init__(self, i, skip, o): # channels: input, skip connection (0: none), output
+    "Doubles the resolution, joins the skip connection, convolves twice (U-Net, Ronneberger 2015)."
+    def __init__(self,
+        i:int,    # channels of the input
+        skip:int, # channels of the skip connection; 0: there is none
+        o:int,    # channels of the output
+    ):
         super().__init__()
         self.up = nn.ConvTranspose2d(i, o, 2, stride=2)
         self.conv = nn.Sequential(conv_block(o+skip, o), conv_block(o, o))
-    def forward(self, x, skip=None):
-        x = self.up(x)
-        return self.conv(x if skip is None else torch.cat([x, skip], 1))
+
+    def forward(self,
+        x:Tensor,              # (B,i,H,W)
+        skip:Tensor|None=None, # (B,skip,2H,2W)
+    ) -> Tensor:               # (B,o,2H,2W)
+        x = self.up(x)                                   # (B,o,2H,2W)
+        if skip is not None: x = torch.cat([x, skip], 1) # (B,o+skip,2H,2W)
+        return self.conv(x)
 
 # %% ../nbs/01_model.ipynb #cell-030
-def _largest(x): # (B,1,H,W)
+def _largest(
+    x:Tensor, # (B,1,H,W)
+) -> Tensor:  # (B,1,H,W)
     "Largest value of the 3x3 neighbourhood, along rows, then columns: `max_pool2d` is far slower on a CPU."
     for d in (-1, -2):
-        n, first, last = x.shape[d], x.narrow(d, 0, 1), x.narrow(d, -1, 1)
-        framed = torch.cat([first, x, last], d)
+        n = x.shape[d]
+        first, last = x.narrow(d, 0, 1), x.narrow(d, -1, 1)
+        framed = torch.cat([first, x, last], d) # the border repeated
         x = torch.maximum(torch.maximum(framed.narrow(d, 0, n), x), framed.narrow(d, 2, n))
     return x
 
-def source_bounds(ct, mri): # (B,1,H,W) each
-    "Smallest and largest value of both sources in the 3x3 neighbourhood, two (B,1,H,W)."
-    return -_largest(-torch.minimum(ct, mri)), _largest(torch.maximum(ct, mri))
+def source_bounds(
+    ct:Tensor,  # (B,1,H,W)
+    mri:Tensor, # (B,1,H,W)
+) -> tuple[Tensor, Tensor]: # (B,1,H,W) each
+    "Smallest and largest value of both sources in the 3x3 neighbourhood."
+    low = -_largest(-torch.minimum(ct, mri))
+    high = _largest(torch.maximum(ct, mri))
+    return low, high
 
+# %% ../nbs/01_model.ipynb #808dab37
 class Bound(torch.autograd.Function):
-    "Clamps `x` to [low, high]; outside, only gradients that lead back inside pass."
+    "Clamps to [low, high]; outside, only gradients that lead back inside pass."
     @staticmethod
-    def forward(ctx, x, low, high):
+    def forward(
+        ctx:Any,
+        x:Tensor,    # (B,1,H,W)
+        low:Tensor,  # (B,1,H,W)
+        high:Tensor, # (B,1,H,W)
+    ) -> Tensor:     # (B,1,H,W)
         ctx.save_for_backward(x > high, x < low)
         return torch.minimum(torch.maximum(x, low), high)
+
     @staticmethod
-    def backward(ctx, grad):
+    def backward(
+        ctx:Any,
+        *grads:Tensor, # one, (B,1,H,W): of the result
+    ) -> tuple[Tensor, None, None]: # of `x`; the bounds get none
+        grad, = grads
         above, below = ctx.saved_tensors
-        return grad.masked_fill((above & (grad < 0)) | (below & (grad > 0)), 0), None, None
+        leads_out = (above & (grad < 0)) | (below & (grad > 0))
+        return grad.masked_fill(leads_out, 0), None, None
 
-def pixels(ct, mri): # (B,1,H,W) each, in [0,1]
-    "Both sources, the brighter and the darker of them (B,4,H,W) in [-1,1]: what the full-resolution layers see."
-    return 2*torch.cat([ct, mri, torch.maximum(ct, mri), torch.minimum(ct, mri)], 1)-1
+# %% ../nbs/01_model.ipynb #380b5897
+def pixels(
+    ct:Tensor,  # (B,1,H,W) in [0,1]
+    mri:Tensor, # (B,1,H,W) in [0,1]
+) -> Tensor:    # (B,4,H,W) in [-1,1]
+    "Both sources, the brighter and the darker of them: what the full-resolution layers see."
+    return 2*torch.cat([ct, mri, torch.maximum(ct, mri), torch.minimum(ct, mri)], 1) - 1
 
-def blend_layer(channels): # of its input
+def blend_layer(
+    channels:int, # of its input
+) -> nn.Conv2d:
     "The last convolution: two maps for `blend`, at the start close to the pixelwise maximum."
     conv = nn.Conv2d(channels, 2, 3, padding=1)
     nn.init.normal_(conv.weight, std=1e-2)
-    conv.bias.data.copy_(torch.tensor([2., 0.]))
+    conv.get_parameter('bias').data.copy_(torch.tensor([2., 0.]))
     return conv
 
-def blend(maps, # (B,2,H,W): logit of the brighter source's weight, and a residual
-          ct, mri): # (B,1,H,W) each
-    "Brighter and darker source pixel, weighted, plus a residual, within the sources' local range; and the weight of the CT."
-    weight, residual = maps.float().chunk(2, 1)
-    weight = weight.sigmoid()
-    drawn = weight*torch.maximum(ct, mri) + (1-weight)*torch.minimum(ct, mri) + residual
-    return Bound.apply(drawn, *source_bounds(ct, mri)), torch.where(ct >= mri, weight, 1-weight)
+def blend(
+    maps:Tensor, # (B,2,H,W): logit of the brighter source's weight, and a residual
+    ct:Tensor,   # (B,1,H,W) in [0,1]
+    mri:Tensor,  # (B,1,H,W) in [0,1]
+) -> tuple[Tensor, Tensor]: # (B,1,H,W) each, in [0,1]: the fused image, and the weight of the CT
+    "Brighter and darker source pixel, weighted, plus a residual, within the sources' local range."
+    logit, residual = maps.float().chunk(2, 1) # (B,1,H,W) each
+    weight = logit.sigmoid()
+    drawn = weight*torch.maximum(ct, mri) + (1 - weight)*torch.minimum(ct, mri) + residual
+    fused = Bound.apply(drawn, *source_bounds(ct, mri))
+    return fused, torch.where(ct >= mri, weight, 1 - weight)
 
 # %% ../nbs/01_model.ipynb #cell-032
 class DetailHead(nn.Module):
-    "Blends the brighter and the darker source pixel by a predicted weight, adds a residual, stays within the sources' local range."
-    def __init__(self, features=16, width=24): # channels of the decoder's last output and of the head
+    "Full-resolution layers that blend the source pixels as the features direct, see `blend`."
+    def __init__(self,
+        features:int=16, # channels of the decoder's last output
+        width:int=24,    # channels of the head
+    ):
         super().__init__()
         self.stem = conv_block(4, width)
         self.merge = nn.Sequential(conv_block(features+width, width), conv_block(width, width))
         self.out = blend_layer(width)
 
-    def forward(self, x, ct, mri): # decoder features (B,features,H,W); sources (B,1,H,W)
-        x = torch.cat([x, self.stem(pixels(ct, mri).to(x.dtype))], 1)
-        return blend(self.out(self.merge(x)), ct, mri)
-
-# %% ../nbs/01_model.ipynb #cell-036
-class PairNet(nn.Module):
-    "A network that fuses pairs of any size: pads to the next multiple of `multiple` by repeating the border, and crops the result."
-    multiple, shipped = 32, '' # pixels; folder of the class's weights, below that of the package's
     def forward(self,
-                ct, # (B,1,H,W) CT, or (B,3,H,W) visible in phase 1, in [0,1]
-                mri, # (B,1,H,W) MRI or infrared in [0,1]
-                attention=False): # also return the attention maps
+        x:Tensor,   # (B,features,H,W) of the decoder
+        ct:Tensor,  # (B,1,H,W) in [0,1]
+        mri:Tensor, # (B,1,H,W) in [0,1]
+    ) -> tuple[Tensor, Tensor]: # (B,1,H,W) each, in [0,1]: the fused image, and the weight of the CT
+        x = torch.cat([x, self.stem(pixels(ct, mri).to(x.dtype))], 1) # (B,features+width,H,W)
+        x = self.merge(x)                                             # (B,width,H,W)
+        return blend(self.out(x), ct, mri)                            # the maps are (B,2,H,W)
+
+# %% ../nbs/01_model.ipynb #9b7aa967
+def _check_inputs(
+    ct:Tensor,  # (B,1|3,H,W)
+    mri:Tensor, # (B,1,H,W)
+) -> None:
+    "Raises `ValueError` unless both are floats of those shapes."
+    shapes = f'ct {tuple(ct.shape)}, mri {tuple(mri.shape)}'
+    if ct.ndim != 4 or mri.ndim != 4: raise ValueError(f'{shapes}: expected two batches (B,C,H,W)')
+    if ct.shape[1] not in (1, 3) or mri.shape[1] != 1:
+        raise ValueError(f'{shapes}: CT has 1 or 3 channels, MRI has 1')
+    if ct.shape[0] != mri.shape[0] or ct.shape[2:] != mri.shape[2:]:
+        raise ValueError(f'{shapes}: batch and size must be equal')
+    if not (ct.is_floating_point() and mri.is_floating_point()):
+        raise ValueError(f'ct {ct.dtype}, mri {mri.dtype}: expected floats in [0,1]')
+
+def _padded(
+    x:Tensor,     # (B,C,H,W)
+    multiple:int, # pixels
+) -> Tensor:      # (B,C,H',W')
+    "The image with its lower and right border repeated up to the next multiple."
+    h, w = x.shape[-2:]
+    more = (0, -w % multiple, 0, -h % multiple) # left, right, top, bottom
+    return F.pad(x, more, mode='replicate') if any(more) else x
+
+class PairNet(nn.Module):
+    "A network that fuses pairs of any size."
+    multiple = 32          # pixels: what height and width are padded to a multiple of
+    shipped = ''           # folder of the class's weights, below that of the package's
+    config:dict[str, Any]  # what builds the same network again, see `build_network`
+
+    def forward(self,
+        ct:Tensor,            # (B,1,H,W) CT, or (B,3,H,W) visible in phase 1, in [0,1]
+        mri:Tensor,           # (B,1,H,W) MRI or infrared in [0,1]
+        attention:bool=False, # also return the attention maps?
+    ) -> Tensor|tuple[Tensor, dict[str, Any]]: # (B,1,H,W) in [0,1]; with the maps
         _check_inputs(ct, mri)
         h, w = mri.shape[-2:]
-        more = (0, -w%self.multiple, 0, -h%self.multiple)
-        ct, mri = (F.pad(x.float(), more, mode='replicate') if any(more) else x.float() for x in (ct, mri))
+        ct, mri = (_padded(x.float(), self.multiple) for x in (ct, mri))
         fused, maps = self._fuse(ct, mri)
         fused = fused[..., :h, :w]
         return (fused, maps) if attention else fused
 
-class FusionNet(PairNet, PyTorchModelHubMixin, library_name='medfusion_nb', license='mit', tags=['image-fusion', 'medical-imaging']):
-    "Fuses CT and MRI: two ResNet encoders, attention at four scales, a U-Net decoder, a full-resolution detail head."
+    def _fuse(self,
+        ct:Tensor,  # (B,1|3,H,W) in [0,1]; here H and W are multiples of `multiple`
+        mri:Tensor, # (B,1,H,W) in [0,1]
+    ) -> tuple[Tensor, dict[str, Any]]: # (B,1,H,W) in [0,1]; attention maps
+        "What the two networks do, each in its own way."
+        raise NotImplementedError
+
+# %% ../nbs/01_model.ipynb #cell-036
+class FusionNet(
+    PairNet, PyTorchModelHubMixin,
+    library_name='medfusion_nb', license='mit', tags=['image-fusion', 'medical-imaging'],
+):
+    "Fuses CT and MRI: two ResNet encoders, attention at four scales, a U-Net decoder, a detail head."
     def __init__(self,
-                 backbone='resnet34', # resnet18, resnet34 or resnet50, for both encoders
-                 imagenet=True, # start from ImageNet weights: True, False, or the path of a `state_dict`
-                 mri_init='mean', # the MRI encoder's `conv1` from the RGB kernel: 'mean' or 'sum'
-                 detail=True, # False: the plain decoder, which redraws every pixel
-                 width=24, # channels of the detail head
-                 window=WINDOWS['brain']): # CT window of the images it is trained on, (centre, width) in HU
+        backbone:str='resnet34',     # resnet18, resnet34 or resnet50, for both encoders
+        imagenet:bool|Path|str=True, # start from ImageNet weights: True, False, or a path of a state_dict
+        mri_init:str='mean',         # the MRI encoder's `conv1` from the RGB kernel: 'mean' or 'sum'
+        detail:bool=True,            # False: the plain decoder, which draws every pixel
+        width:int=24,                # channels of the detail head
+        window:Sequence[float]=WINDOWS['brain'], # CT window of its training, (centre, width) in HU
+    ):
         super().__init__()
-        self.config = dict(backbone=backbone, mri_init=mri_init, detail=detail, width=width, window=list(window))
+        self.config = dict(backbone=backbone, mri_init=mri_init, detail=detail, width=width,
+                           window=list(window))
         self.ct_encoder = Encoder(3, backbone, imagenet)
         self.mri_encoder = Encoder(1, backbone, imagenet, mri_init)
-        out = [64, 128, 256, 512]
-        self.fusion = nn.ModuleList([FeatureFusion(c, o) for c, o in zip(self.ct_encoder.channels, out)])
-        self.decoder = nn.ModuleList([UpBlock(512, 256, 256), UpBlock(256, 128, 128), UpBlock(128, 64, 64), UpBlock(64, 0, 32), UpBlock(32, 0, 16)])
+        channels = zip(self.ct_encoder.channels, (64, 128, 256, 512)) # of the encoders, of what is fused
+        self.fusion = nn.ModuleList([FeatureFusion(c, o) for c, o in channels])
+        self.decoder = nn.ModuleList([
+            UpBlock(512, 256, 256), # to 1/16 of the resolution
+            UpBlock(256, 128, 128), # to 1/8
+            UpBlock(128, 64, 64),   # to 1/4
+            UpBlock(64, 0, 32),     # to 1/2, where the encoders have nothing to skip from
+            UpBlock(32, 0, 16)])    # to full resolution
         self.head = DetailHead(16, width) if detail else nn.Sequential()
         if not detail: self.out = nn.Conv2d(16, 1, 3, padding=1)
         self.to(memory_format=torch.channels_last)
 
-    def _fuse(self, ct, mri): # (B,1|3,H,W), (B,1,H,W)
-        dtype, grey = self.ct_encoder.stem[0].weight.dtype, luma(ct)
-        a, b = ((x/GREY_STD).to(dtype, memory_format=torch.channels_last) for x in (ct.expand(-1, 3, -1, -1), mri))
-        head = (torch.maximum(grey, mri) > .02).float() # (B,1,H,W), the rest is air
-        heads = [F.avg_pool2d(head, 4*2**i) for i in range(4)]
-        scales, shares = zip(*(f(*x) for f, x in zip(self.fusion, zip(self.ct_encoder(a), self.mri_encoder(b), heads))))
-        x = scales[3] # (B,512,H/32,W/32)
-        for up, skip in zip(self.decoder, [scales[2], scales[1], scales[0], None, None]): x = up(x, skip)
-        if self.config['detail']: fused, weight = self.head(x, grey, mri) # x: (B,16,H,W)
-        else: fused, weight = self.out(x).float().sigmoid(), None
+    def _fuse(self,
+        ct:Tensor,  # (B,1|3,H,W) in [0,1]
+        mri:Tensor, # (B,1,H,W) in [0,1]
+    ) -> tuple[Tensor, dict[str, Any]]: # (B,1,H,W) in [0,1]; maps, see above
+        "Encode both, fuse at each scale, decode, blend."
+        grey = luma(ct)                                        # (B,1,H,W)
+        a = self._normalised(ct.expand(-1, 3, -1, -1))         # (B,3,H,W)
+        b = self._normalised(mri)                              # (B,1,H,W)
+        head = (torch.maximum(grey, mri) > .02).float()        # (B,1,H,W), the rest is air
+        heads = [F.avg_pool2d(head, 4*2**i) for i in range(4)] # (B,1,H/4,W/4) to (B,1,H/32,W/32)
+
+        # skips: (B,64,H/4,W/4), (B,128,H/8,W/8), (B,256,H/16,W/16), (B,512,H/32,W/32); shares: 1 channel each
+        fused_scales = [fusion(x, y, h) for fusion, x, y, h
+                        in zip(self.fusion, self.ct_encoder(a), self.mri_encoder(b), heads)]
+        skips, shares = zip(*fused_scales)
+
+        x = skips[3]                                           # (B,512,H/32,W/32)
+        for up, skip in zip(self.decoder, (skips[2], skips[1], skips[0], None, None)):
+            x = up(x, skip)                                    # (B,256,H/16,W/16) to (B,16,H,W)
+        if not self.config['detail']: return self.out(x).float().sigmoid(), dict(ct=shares, weight=None)
+        fused, weight = self.head(x, grey, mri)                # (B,1,H,W) each
         return fused, dict(ct=shares, weight=weight)
 
-# %% ../nbs/01_model.ipynb #cell-037
-def _check_inputs(ct, mri):
-    "Raises ValueError unless `ct` is (B,1|3,H,W), `mri` (B,1,H,W) and both float."
-    shapes = f'ct {tuple(ct.shape)}, mri {tuple(mri.shape)}'
-    if ct.ndim != 4 or mri.ndim != 4: raise ValueError(f'{shapes}: expected two batches (B,C,H,W)')
-    if ct.shape[1] not in (1, 3) or mri.shape[1] != 1: raise ValueError(f'{shapes}: CT has 1 or 3 channels, MRI has 1')
-    if ct.shape[0] != mri.shape[0] or ct.shape[2:] != mri.shape[2:]: raise ValueError(f'{shapes}: batch and size must be equal')
-    if not (ct.is_floating_point() and mri.is_floating_point()): raise ValueError(f'ct {ct.dtype}, mri {mri.dtype}: expected floats in [0,1]')
+    def _normalised(self,
+        x:Tensor,  # (B,C,H,W) in [0,1]
+    ) -> Tensor:   # (B,C,H,W), in the type of the weights
+        "Black stays 0, see `Encoder`."
+        first:Any = self.ct_encoder.stem[0] # convolution
+        return (x/GREY_STD).to(first.weight.dtype, memory_format=torch.channels_last)
 
 # %% ../nbs/01_model.ipynb #b16e0001
-def emulates_bf16(device): # torch.device, or its name
-    "Whether bfloat16 is only emulated there, far slower than float32: on a CPU without AVX-512 or the like."
+def emulates_bf16(
+    device:torch.device|str, # or its name
+) -> bool:
+    "Is bfloat16 only emulated there, far slower than float32? So on a CPU without AVX-512 or the like."
     mkldnn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported')
-    return torch.device(device).type == 'cpu' and not (mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    on_cpu = torch.device(device).type == 'cpu'
+    return on_cpu and not (mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
-def use_bf16(wanted, device): # asked for? and torch.device, or its name
-    "Whether to compute in bfloat16: as asked for, but with a warning not where it is emulated."
+def use_bf16(
+    wanted:bool,             # asked for?
+    device:torch.device|str, # or its name
+) -> bool:
+    "Whether to compute in bfloat16: as asked for, except, with a warning, where it is emulated."
     if not (wanted and emulates_bf16(device)): return wanted
-    warnings.warn('this processor has no bfloat16 arithmetic, imitating it would take far longer: computing in float32', stacklevel=3)
+    warnings.warn('this processor has no bfloat16 arithmetic, imitating it would take far longer: '
+                  'computing in float32', stacklevel=3)
     return False
 
 # %% ../nbs/01_model.ipynb #571ecf04
 class Residual(nn.Module):
     "Two convolutions and a shortcut (He 2016)."
-    def __init__(self, channels):
-        super().__init__()
-        self.convs = nn.Sequential(conv_block(channels, channels), nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
-    def forward(self, x): return F.relu(x + self.convs(x))
-
-class CompactNet(PairNet, PyTorchModelHubMixin, library_name='medfusion_nb', license='mit', tags=['image-fusion', 'medical-imaging']):
-    "Fuses CT and MRI with a small residual U-Net on 2x2 pixel blocks: the network for machines without a GPU."
-    multiple, shipped = 8, 'compact'
     def __init__(self,
-                 width=(32, 48, 80), # channels at 1/2, 1/4 and 1/8 of the resolution
-                 depth=(1, 2, 2), # residual blocks there
-                 fine=8, # channels at full resolution
-                 window=WINDOWS['brain']): # CT window of the images it is trained on, (centre, width) in HU
+        channels:int, # of input and output
+    ):
         super().__init__()
-        self.config = dict(network='compact', width=list(width), depth=list(depth), fine=fine, window=list(window))
-        def blocks(i): return [Residual(width[i]) for _ in range(depth[i])]
-        self.encoder = nn.ModuleList([nn.Sequential(conv_block(8, width[0]), *blocks(0)),
-                                      *(nn.Sequential(conv_block(width[i-1], width[i], stride=2), *blocks(i)) for i in (1, 2))])
-        self.up = nn.ModuleList([nn.ConvTranspose2d(width[i], width[i-1], 2, stride=2) for i in (2, 1)])
-        self.merge = nn.ModuleList([conv_block(width[1], width[1]), conv_block(width[0], 4*fine)])
-        self.refine, self.out = conv_block(fine+4, fine+4), blend_layer(fine+4)
+        first = conv_block(channels, channels)
+        second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.convs = nn.Sequential(first, second, nn.BatchNorm2d(channels))
+
+    def forward(self,
+        x:Tensor, # (B,C,H,W)
+    ) -> Tensor:  # (B,C,H,W)
+        return F.relu(x + self.convs(x))
+
+def _compact_stage(
+    i:int,        # channels of the input
+    o:int,        # channels of the output
+    depth:int,    # residual blocks
+    stride:int=2, # 2 halves the resolution
+) -> nn.Sequential:
+    "One scale of the compact network: a convolution, then residual blocks."
+    return nn.Sequential(conv_block(i, o, stride=stride), *(Residual(o) for _ in range(depth)))
+
+# %% ../nbs/01_model.ipynb #cf74cf51
+class CompactNet(
+    PairNet, PyTorchModelHubMixin,
+    library_name='medfusion_nb', license='mit', tags=['image-fusion', 'medical-imaging'],
+):
+    "Fuses CT and MRI with a small residual U-Net on blocks of 2x2 pixels, for machines without a GPU."
+    multiple = 8
+    shipped = 'compact'
+
+    def __init__(self,
+        width:Sequence[int]=(32, 48, 80), # channels at 1/2, 1/4 and 1/8 of the resolution
+        depth:Sequence[int]=(1, 2, 2),    # residual blocks there
+        fine:int=8,                       # channels at full resolution
+        window:Sequence[float]=WINDOWS['brain'], # CT window of its training, (centre, width) in HU
+    ):
+        super().__init__()
+        self.config = dict(network='compact', width=list(width), depth=list(depth), fine=fine,
+                           window=list(window))
+        half, quarter, eighth = width
+        self.encoder = nn.ModuleList([
+            _compact_stage(8, half, depth[0], stride=1),
+            _compact_stage(half, quarter, depth[1]),
+            _compact_stage(quarter, eighth, depth[2])])
+        self.up = nn.ModuleList([
+            nn.ConvTranspose2d(eighth, quarter, 2, stride=2),
+            nn.ConvTranspose2d(quarter, half, 2, stride=2)])
+        self.merge = nn.ModuleList([conv_block(quarter, quarter), conv_block(half, 4*fine)])
+        self.refine = conv_block(fine+4, fine+4)
+        self.out = blend_layer(fine+4)
         self.to(memory_format=torch.channels_last)
 
-    def _fuse(self, ct, mri):
-        ct = luma(ct)
-        x, scales = F.pixel_unshuffle(2*torch.cat([ct, mri], 1)-1, 2).to(self.out.weight.dtype, memory_format=torch.channels_last), []
-        for stage in self.encoder: scales.append(x := stage(x))
-        for up, merge, skip in zip(self.up, self.merge, scales[1::-1]): x = merge(up(x) + skip)
-        x = torch.cat([F.pixel_shuffle(x, 2), pixels(ct, mri).to(x.dtype, memory_format=torch.channels_last)], 1)
-        fused, weight = blend(self.out(self.refine(x)), ct, mri)
+    def _fuse(self,
+        ct:Tensor,  # (B,1|3,H,W) in [0,1]
+        mri:Tensor, # (B,1,H,W) in [0,1]
+    ) -> tuple[Tensor, dict[str, Any]]: # (B,1,H,W) in [0,1]; its maps are `weight` alone
+        "Stack blocks of pixels, encode, decode, blend at full resolution."
+        form:dict[str, Any] = dict(dtype=self.out.weight.dtype, memory_format=torch.channels_last)
+        ct = luma(ct)                                           # (B,1,H,W)
+        x = F.pixel_unshuffle(2*torch.cat([ct, mri], 1) - 1, 2) # (B,8,H/2,W/2) in [-1,1]
+        x = x.to(**form)
+
+        scales = [] # (B,32,H/2,W/2), (B,48,H/4,W/4), (B,80,H/8,W/8)
+        for stage in self.encoder:
+            x = stage(x)
+            scales.append(x)
+        for up, merge, skip in zip(self.up, self.merge, (scales[1], scales[0])):
+            x = merge(up(x) + skip)                             # (B,48,H/4,W/4), (B,4*fine,H/2,W/2)
+
+        x = F.pixel_shuffle(x, 2)                               # (B,fine,H,W)
+        x = torch.cat([x, pixels(ct, mri).to(**form)], 1)       # (B,fine+4,H,W)
+        x = self.refine(x)                                      # (B,fine+4,H,W)
+        fused, weight = blend(self.out(x), ct, mri)             # (B,1,H,W) each
         return fused, dict(ct=[], mri=[], weight=weight)
 
 # %% ../nbs/01_model.ipynb #cell-054
 FORMAT = 1 # of checkpoints and of config.json; it rises when an older program could not read them
 
 def save_checkpoint(
-    model:PairNet,
+    model:PairNet,                     # either network
     path:Path|str,                     # file to write, usually .pth; an existing one is replaced whole
     state:dict[str, Tensor]|None=None, # its weights at another time; None: those of now
     **extra:Any,                       # further plain values or tensors to keep
@@ -344,17 +545,19 @@ def save_checkpoint(
     with staged(path) as part: torch.save(content, part)
 
 def _check_version(
-    content:dict,  # of a checkpoint or a config.json
-    path:Path|str, # named in the message
+    content:dict[str, Any], # of a checkpoint or a config.json
+    path:Path|str,          # named in the message
 ) -> None:
     "Raises `ValueError` for a file of a later format."
     found = content.get('format', 1)
-    if found > FORMAT: raise ValueError(f'{path}: format {found}, this medfusion_nb reads up to {FORMAT}; install a newer one')
+    if found > FORMAT:
+        raise ValueError(f'{path}: format {found}, this medfusion_nb reads up to {FORMAT}; '
+                         'install a newer one')
 
 # %% ../nbs/01_model.ipynb #cell-055
 def read_checkpoint(
-    path:Path|str,     # .pth file
-) -> dict[str, Any]:   # on the CPU
+    path:Path|str,   # .pth file
+) -> dict[str, Any]: # tensors on the CPU
     "What a checkpoint holds; raises `FileNotFoundError` or `ValueError` naming the file and what is wrong."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such checkpoint')
     try: content = torch.load(path, map_location='cpu', weights_only=True)
@@ -368,7 +571,7 @@ def read_checkpoint(
 
 def build_network(
     config:dict[str, Any], # a network's `config`; its key `network` is 'full' (also if missing) or 'compact'
-    imagenet:Any=False,    # start of the full network's encoders, see FusionNet
+    imagenet:bool|Path|str=False, # start of the full network's encoders, see FusionNet
 ) -> PairNet:
     "FusionNet or CompactNet of a configuration; raises `ValueError` for another name."
     config = dict(config)
@@ -377,9 +580,9 @@ def build_network(
     return CompactNet(**config) if kind == 'compact' else FusionNet(**config, imagenet=imagenet)
 
 def load_checkpoint(
-    path:Path|str,  # .pth file with the key `model_state_dict`
-) -> PairNet:       # in eval mode
-    "The network of a checkpoint; raises `FileNotFoundError` or `ValueError` naming what is wrong with the file."
+    path:Path|str, # .pth file with the key model_state_dict
+) -> PairNet:      # in eval mode
+    "The network of a checkpoint; raises `FileNotFoundError` or `ValueError` naming what is wrong with it."
     content = read_checkpoint(path)
     model = build_network(content.get('config', {}))
     try: model.load_state_dict(content['model_state_dict'])
@@ -389,8 +592,11 @@ def load_checkpoint(
     return model.eval()
 
 # %% ../nbs/01_model.ipynb #cell-060
-def _column(scale:Tensor, w:Tensor) -> Tensor:
-    "One number for each row of a kernel, in its shape."
+def _column(
+    scale:Tensor, # (O,)
+    w:Tensor,     # (O,...)
+) -> Tensor:      # (O,1,...), as many axes as the kernel
+    "One number for each row of a kernel, to be multiplied with it."
     return scale.view(-1, *[1]*(w.ndim - 1))
 
 def quantize(
@@ -417,11 +623,13 @@ def dequantize(
 # %% ../nbs/01_model.ipynb #cell-063
 WEIGHTS = Path(str(files('medfusion_nb')))/'weights'
 
-def _sha256(path:Path) -> str: return hashlib.sha256(path.read_bytes()).hexdigest()
+def _sha256(path:Path) -> str: # of a file, in hexadecimal digits
+    "Its checksum."
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 def save_shipped(
-    model:PairNet,
-    folder:Path|str, # for `model.int8.safetensors` or `model.float32.safetensors`, and `config.json`
+    model:PairNet,   # either network
+    folder:Path|str, # for model.int8.safetensors or model.float32.safetensors, and config.json
     int8:bool=True,  # quantise?
     **info:Any,      # what to record of the training: plain values
 ) -> None:
@@ -444,7 +652,7 @@ def shipped_file(
 def load_shipped(
     folder:Path|str=WEIGHTS, # that save_shipped wrote
 ) -> PairNet:                # in eval mode
-    "The network of shipped weights; raises `FileNotFoundError` or `ValueError` naming a file that is not as it was."
+    "The network of shipped weights; raises `FileNotFoundError` or `ValueError` naming a damaged file."
     folder = Path(folder)
     file, config = shipped_file(folder), folder/'config.json'
     for f in (file, config):
@@ -460,28 +668,31 @@ def load_shipped(
     return model.eval()
 
 # %% ../nbs/01_model.ipynb #cell-065
-@patch(cls_method=True)
+@patch_to(PairNet, cls_method=True)
 def from_pretrained(
-    cls:PairNet,
+    cls:type[PairNet],         # FusionNet or CompactNet
     source:Path|str|None=None, # .pth file, folder, or OWNER/NAME on the hub; None: the weights in the package
-    **kwargs:Any,              # passed on to `PyTorchModelHubMixin.from_pretrained`
+    **kwargs:Any,              # passed on to PyTorchModelHubMixin
 ) -> PairNet:                  # of the class, in eval mode
-    "A network with trained weights; raises `FileNotFoundError` or `ValueError` naming weights that will not do."
+    "A network with trained weights; raises `FileNotFoundError` or `ValueError` naming what does not fit."
     path = Path(WEIGHTS/cls.shipped if source is None else source)
     if path.suffix in ('.pth', '.pt', '.ckpt'): model = load_checkpoint(path)
     elif source is None or shipped_file(path).is_file(): model = load_shipped(path)
     elif path.is_dir() and not (path/'model.safetensors').is_file():
-        raise FileNotFoundError(f'{path}: no model.safetensors in this folder; write one with save_pretrained')
+        raise FileNotFoundError(f'{path}: no model.safetensors in this folder; '
+                                'write one with save_pretrained')
     else:
         if cls is FusionNet: kwargs = {'imagenet': False, **kwargs}
-        model = super(PairNet, cls).from_pretrained(str(source), **kwargs).eval()
+        hub:Any = super(PairNet, cls)
+        model = hub.from_pretrained(str(source), **kwargs).eval()
     if isinstance(model, cls): return model
-    raise ValueError(f'{path}: weights of a {type(model).__name__}, asked for as {cls.__name__}: use load_network')
+    raise ValueError(f'{path}: weights of a {type(model).__name__}, asked for as {cls.__name__}: '
+                     'use load_network')
 
 # %% ../nbs/01_model.ipynb #4cde83cc
 def _class_of(
     source:str, # local folder of save_pretrained, or OWNER/NAME on the hub
-) -> type[PairNet]:
+) -> Any:      # FusionNet or CompactNet
     "The class of weights that `save_pretrained` wrote, from the file beside them."
     file = Path(source)/'config.json'
     if not file.is_file():
@@ -490,13 +701,15 @@ def _class_of(
     return CompactNet if 'depth' in json.loads(file.read_text()) else FusionNet
 
 def load_network(
-    weights:Path|str='full', # 'full' or 'compact', in the package; .pth file, folder, or OWNER/NAME on the hub
+    weights:Path|str='full', # 'full' or 'compact' of the package; .pth file, folder, or OWNER/NAME on the hub
 ) -> PairNet:                # in eval mode
-    "The network with trained weights, of either kind; raises `FileNotFoundError` or `ValueError` naming what will not do."
-    if weights in ('full', 'compact'): return (CompactNet if weights == 'compact' else FusionNet).from_pretrained()
+    "The network with trained weights; raises `FileNotFoundError` or `ValueError` naming what does not fit."
+    if weights == 'full': return load_shipped(WEIGHTS/FusionNet.shipped)
+    if weights == 'compact': return load_shipped(WEIGHTS/CompactNet.shipped)
     path = Path(weights)
     if not (path.exists() or re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', str(weights))):
-        raise FileNotFoundError(f"weights {weights}: no such file or folder, and not a name OWNER/NAME on the hub")
+        raise FileNotFoundError(f"weights {weights}: no such file or folder, "
+                                "and not a name OWNER/NAME on the hub")
     try:
         if path.is_file() and path.suffix not in ('.pth', '.pt', '.ckpt'): raise ValueError('not a .pth file')
         if path.is_file(): return load_checkpoint(path)
@@ -505,16 +718,21 @@ def load_network(
     except Exception as e: raise ValueError(f"cannot load weights {weights}: {e}") from e
 
 # %% ../nbs/01_model.ipynb #cell-071
-def attention_maps(model, # FusionNet
-                   ct, # (B,1|3,H,W) in [0,1]
-                   mri): # (B,1,H,W) in [0,1]
-    "The share of each scan at the four scales, enlarged to (B,1,H,W), and the head's CT weight: dict name -> map."
+def attention_maps(
+    model:PairNet, # either network
+    ct:Tensor,     # (B,1|3,H,W) in [0,1]
+    mri:Tensor,    # (B,1,H,W) in [0,1]
+) -> dict[str, Tensor]: # 'ct 1/4' to 'mri 1/32', 'ct weight' -> (B,1,H,W) in [0,1]
+    "What each scan contributes where: its share at four scales, and the weight of the CT in the last blend."
     model.eval()
     with torch.no_grad(): _, maps = model(ct, mri, attention=True)
     h, w = mri.shape[-2:]
-    def enlarge(m): return F.interpolate(m.float(), size=(h+-h%32, w+-w%32), mode='bilinear')[..., :h, :w]
-    shares = {f'1/{4*2**i}': enlarge(share) for i, share in enumerate(maps['ct'])}
-    out = {f'ct {k}': m for k, m in shares.items()} | {f'mri {k}': 1-m for k, m in shares.items()}
+    size = h + -h % 32, w + -w % 32 # as the full network pads; the compact one has no shares
+    shares = {}
+    for i, share in enumerate(maps['ct']):
+        enlarged = F.interpolate(share.float(), size=size, mode='bilinear')
+        shares[f'1/{4*2**i}'] = enlarged[..., :h, :w]
+    out = {f'ct {k}': m for k, m in shares.items()} | {f'mri {k}': 1 - m for k, m in shares.items()}
     if maps['weight'] is not None: out['ct weight'] = maps['weight'][..., :h, :w]
     return out
 
@@ -530,12 +748,12 @@ def overlay(
     return (1 - alpha)*img[..., None] + alpha*colormaps[cmap](heat)[..., :3]
 
 def attention_figure(
-    ct:np.ndarray,               # (H,W) in [0,1]
-    mri:np.ndarray,              # (H,W) in [0,1]
-    fused:np.ndarray,            # (H,W) in [0,1]
-    maps:dict[str, Any],         # of attention_maps: name -> (1,1,H,W) or (H,W)
+    ct:np.ndarray,       # (H,W) in [0,1]
+    mri:np.ndarray,      # (H,W) in [0,1]
+    fused:np.ndarray,    # (H,W) in [0,1]
+    maps:dict[str, Any], # of attention_maps: name -> (1,1,H,W) or (H,W)
     names:Sequence[str]=('CT', 'MRI'), # what the sources are called
-    **kwargs:Any,                # width and dpi, see show_images
+    **kwargs:Any,        # width and dpi, see show_images
 ) -> 'Figure':
     "The sources, the fused image, the weight of the first source, and its share at each scale that has one."
     shares = [k for k in maps if k.startswith('ct 1/')]
@@ -547,8 +765,10 @@ def attention_figure(
     return show_images(images, titles, ncols=4, cmap='coolwarm', colorbar=f'share of {names[0]}', **kwargs)
 
 # %% ../nbs/01_model.ipynb #f01d0002
-def fold_batch_norm(model): # FusionNet or CompactNet, changed in place
-    "Lets convolutions do the batch norm that follows them, and gives the network, in eval mode: the same image, sooner."
+def fold_batch_norm(
+    model:PairNet, # changed in place
+) -> PairNet:      # the same, in eval mode
+    "Lets convolutions do the batch norm that follows them: the same image, sooner."
     for block in model.eval().modules():
         for (i, conv), (j, norm) in pairwise([*block.named_children()]):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -558,15 +778,16 @@ def fold_batch_norm(model): # FusionNet or CompactNet, changed in place
 
 # %% ../nbs/01_model.ipynb #cell-074
 def _batch(
-    images:Any,          # (B,H,W) array, or as many (H,W) arrays of one size
-    what:str,            # for messages
-    device:torch.device,
+    images:Any,          # (B,H,W) array in [0,1], or as many (H,W) arrays of one size
+    what:str,            # 'CT' or 'MRI', for messages
+    device:torch.device, # where to put them
 ) -> Tensor:             # (B,1,H,W) float32
-    "Images on a device; raises `ValueError` for numbers outside [0,1]."
+    "Images on a device; raises `ValueError` for another shape, or numbers outside [0,1]."
     x = np.ascontiguousarray(images, np.float32)
     if x.ndim != 3: raise ValueError(f'{what} of shape {x.shape}: expected (B,H,W)')
     if not np.isfinite(x).all() or x.min() < 0 or x.max() > 1:
-        raise ValueError(f'{what}: values {x.min():g} to {x.max():g}, expected [0,1]; window a CT in HU with window_ct')
+        raise ValueError(f'{what}: values {x.min():g} to {x.max():g}, expected [0,1]; '
+                         'window a CT in HU with window_ct')
     return torch.from_numpy(x)[:, None].to(device)
 
 def fuse_batch(
@@ -574,15 +795,15 @@ def fuse_batch(
     ct:Any,         # (B,H,W) array in [0,1], or as many (H,W) arrays of one size
     mri:Any,        # the same of the MRI
 ) -> np.ndarray:    # (B,H,W) float32 in [0,1]
-    "Fuse pairs of one size at once; raises `ValueError` for wrong shapes or ranges, or where the memory is not enough."
+    "Fuse pairs of one size at once; raises `ValueError` for wrong shapes or ranges, or too little memory."
     device = next(model.parameters()).device
     a, b = _batch(ct, 'CT', device), _batch(mri, 'MRI', device)
     try:
         with torch.inference_mode(): return model(a, b)[:, 0].float().cpu().numpy()
     except (RuntimeError, MemoryError) as e:
         if 'memory' not in str(e).lower(): raise
-        raise ValueError(f"not enough memory for {len(a)} x {a.shape[2]} x {a.shape[3]} pixels on {device}: use a smaller "
-                         "--batch-size, --bf16, or --device cpu") from e
+        raise ValueError(f"not enough memory for {len(a)} x {a.shape[2]} x {a.shape[3]} pixels on {device}: "
+                         "use a smaller --batch-size, --bf16, or --device cpu") from e
 
 # %% ../nbs/01_model.ipynb #7be21af8
 def pick_device(
@@ -600,15 +821,16 @@ def pick_device(
 class TorchEngine:
     "Runs a network with PyTorch: two batches of arrays in, one out."
     def __init__(self,
-        model:PairNet,
+        model:PairNet,        # either network; it is copied
         device:str|None=None, # see pick_device
         bf16:bool=False,      # compute in bfloat16, where the processor has it?
     ):
         self.device = pick_device(device)
         dtype = torch.bfloat16 if use_bf16(bf16, self.device) else torch.float32
         self._model = fold_batch_norm(deepcopy(model)).to(self.device, dtype)
-        self.window = tuple(model.config['window'])                # CT window of its network, (centre, width) in HU
-        self.batch_size = 16 if self.device.type == 'cuda' else 1  # images at once that pay off
+        center, width = model.config['window']
+        self.window = (center, width) # CT window of its network, in HU
+        self.batch_size = 16 if self.device.type == 'cuda' else 1 # images at once that pay off
 
     def __call__(self,
         ct:Any,  # (B,H,W) array in [0,1], or as many (H,W) arrays of one size
@@ -622,5 +844,6 @@ class TorchEngine:
         mri:np.ndarray, # (H,W) in [0,1]
     ) -> dict[str, np.ndarray]: # name -> (H,W), see attention_maps
         "The attention maps of one pair."
-        maps = attention_maps(self._model, _batch(ct[None], 'CT', self.device), _batch(mri[None], 'MRI', self.device))
+        a, b = _batch(ct[None], 'CT', self.device), _batch(mri[None], 'MRI', self.device)
+        maps = attention_maps(self._model, a, b)
         return {k: m[0, 0].float().cpu().numpy() for k, m in maps.items()}

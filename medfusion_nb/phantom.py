@@ -93,8 +93,9 @@ def _outline(size, spacing, seed):
     x, y = x + 1.1*_noise(rng, 90)(x, y), y + 1.1*_noise(rng, 90)(x, y)
     egg = (np.abs(x/(74*(1 + .06*np.tanh((y - 5)/45))))**2.2 + np.abs(y/93)**2.2)**(1/2.2)
     g.depth = _distance(1 - egg, g.h)
-    g.arc = 70*np.arctan2(x, y)                            # mm along the circumference, 0 at the back of the head
-    g.x, g.y = x + .8*_noise(rng, 22)(x, y), y + .8*_noise(rng, 22)(x, y)   # the brain is less regular than the skull
+    g.arc = 70*np.arctan2(x, y) # mm along the circumference, 0 at the back of the head
+    g.x = x + .8*_noise(rng, 22)(x, y) # the brain is less regular than the skull
+    g.y = y + .8*_noise(rng, 22)(x, y)
     return g
 
 # %% ../nbs/00a_phantom.ipynb #cell-049
@@ -125,7 +126,7 @@ def _fluid(g):
     for s in (-1, 1): # the fissures at both sides open onto the insula
         for rod in sylvian: fluid |= _rod((s*x, y), *rod) < 0
     g.mid = np.abs(x + .6*_noise(rng, 30)(zero, y))
-    g.split = (y < -36) | (y > 37)                        # in between, the corpus callosum joins the hemispheres
+    g.split = (y < -36) | (y > 37) # in between, the corpus callosum joins the hemispheres
     side = np.abs(_distance(np.sin((y + 6*_noise(rng, 25)(x, y))*(np.pi/13)), g.h))
     midline = g.mid < r + .5*np.clip(_noise(rng, 14)(zero, y), 0, 2)
     branches = (g.mid < 9) & (side < (.4 + .4*g.age)*(1.1 - g.mid/9))
@@ -148,8 +149,11 @@ _NUCLEI = [('nuclei', (13, -17), (5.5, 10), -20),   # head of the caudate
            ('nuclei', (27, -5), (4.5, 15), -8),     # putamen
            ('pallidum', (21, -2), (3.2, 8), -18),
            ('nuclei', (10.5, 13), (8.5, 13), -25)]  # thalamus
-_HORNS = [((3.2, -9), (6.5, -22), 1.6, 3.), ((6.5, -22), (12.5, -31), 3., 1.),                 # frontal horn
-          ((13, 24), (21, 31), 1.2, 4.), ((21, 31), (27, 41), 4., 3.2), ((27, 41), (28, 54), 3.2, .8)] # atrium, occipital horn
+_HORNS = [((3.2, -9), (6.5, -22), 1.6, 3.),    # frontal horn
+          ((6.5, -22), (12.5, -31), 3., 1.),
+          ((13, 24), (21, 31), 1.2, 4.),       # atrium
+          ((21, 31), (27, 41), 4., 3.2),
+          ((27, 41), (28, 54), 3.2, .8)]       # occipital horn
 
 def _deep(g):
     "Label the deep nuclei and the ventricles."
@@ -199,12 +203,13 @@ class Phantom:
     "A CT and an MRI of one synthetic head, with the masks of its tissues."
     ct_hu:np.ndarray            # (H,W) float32, Hounsfield units
     mri:np.ndarray              # (H,W) float32 in [0,1], T2-weighted
-    masks:dict[str, np.ndarray] # name -> (H,W) bool: head scalp skull csf ventricles grey_matter white_matter lesion calcification
+    # name -> (H,W) bool: head scalp skull csf ventricles grey_matter white_matter lesion calcification
+    masks:dict[str, np.ndarray]
     spacing:float               # pixel size, mm
 
     @property
     def ct(self) -> np.ndarray: # (H,W) float32 in [0,1]
-        "The CT in the brain window (40/80), bone saturated at 1, as in the AANLIB atlas: what the networks are given."
+        "The CT in the brain window (40/80), bone saturated at 1, as in the AANLIB atlas: what networks get."
         return window_ct(self.ct_hu, 'brain')
 
 def _signals(g): # (H,W) HU, (H,W) T2-weighted signal
@@ -223,10 +228,11 @@ def phantom_pair(
     seed:int=0,              # each seed is another head
     spacing:float|None=None, # pixel size, mm; None: 220/size, which fits the head into the image
 ) -> Phantom:                # aligned CT and MRI with the masks of the tissues
-    "Draw a seeded slice of a head; raises `ValueError` for a size below 32 or a spacing that is not positive."
+    "Draw a seeded slice of a head; raises `ValueError` for a size below 32 or a spacing of 0 or less."
     spacing = 220/size if spacing is None else spacing
     if size < 32 or not spacing > 0:
-        raise ValueError(f"phantom of {size} pixels of {spacing:g} mm: size must be 32 or more, spacing positive")
+        raise ValueError(f"phantom of {size} pixels of {spacing:g} mm: "
+                         "size must be 32 or more, spacing positive")
     g = _outline(size, spacing, seed)
     for draw in (_layers, _cortex, _deep, _findings): draw(g)
     def pixels(img, blur=0.):
@@ -239,7 +245,8 @@ def phantom_pair(
 # %% ../nbs/00a_phantom.ipynb #cell-006
 def make_grid(
     size:Sequence[int]=(256, 256, 150),       # voxels along x, y, z
-    spacing:Sequence[float]|None=None,        # mm between voxels; None: 230 x 230 x 180 mm are covered, which holds a head
+    # mm between voxels; None: 230 x 230 x 180 mm are covered, which holds a head
+    spacing:Sequence[float]|None=None,
     center:Sequence[float]=(0., 0., -5.),     # physical point of the middle, mm, LPS
     direction:Any=None,                       # 9 direction cosines, row-major; None: the axes of the patient
 ) -> sitk.Image:                              # uint8 zeros with that geometry
@@ -281,8 +288,8 @@ def _noise3(g, rng, wavelength): # (z,y,x), mean 0, standard deviation about 0.5
     return np.einsum('zc,cyx->zyx', w[0], rows, optimize=True)
 
 # %% ../nbs/00a_phantom.ipynb #cell-010
-def _part(g, lo, hi, names=('x', 'y', 'z', 'lab', 'depth', 'e')): # SimpleNamespace of views; `cut` is where they lie
-    "The part of the head between two corners (mm, LPS)."
+def _part(g, lo, hi, names=('x', 'y', 'z', 'lab', 'depth', 'e')):
+    "Views of the part of the head between two corners (mm, LPS); `cut` is where they lie."
     ends = [(int((a - start)/g.h), int((b - start)/g.h) + 2) for (start, _), a, b in zip(_BOX, lo, hi)]
     cut = tuple(slice(max(a, 0), b) for a, b in ends[::-1])
     return SimpleNamespace(cut=cut, **{name: getattr(g, name)[cut] for name in names})
@@ -312,7 +319,7 @@ def _skull3(g):
     "Label scalp, calvarium and skull base; `g.e` becomes the depth below the inner table."
     rng = np.random.default_rng((g.seed, 12))
     g.lab = np.zeros(g.shape, np.uint8)
-    floor = (g.z + 50 + .36*g.y + 2*_noise3(g, rng, 40))/1.063         # the base rises from the back to the brow
+    floor = (g.z + 50 + .36*g.y + 2*_noise3(g, rng, 40))/1.063 # the base rises from the back to the brow
     thick = 7.5 + 1.2*_noise3(g, rng, 40)
     g.e = _join(g.cranium - 5.5 - thick, floor, 10)
     bone = (g.e > -thick) & (g.e <= 0) & (g.cranium > 5.5)
@@ -389,11 +396,16 @@ def _hindbrain3(g):
         g.lab[where & (e > -20) & (z > -95)] = _LABEL[name]
 
 # %% ../nbs/00a_phantom.ipynb #cell-018
-_NUCLEI3 = [('nuclei', (13, -17, 6), (5.5, 10, 9)), ('nuclei', (27, -5, -1), (4.5, 15, 10)), # caudate head, putamen
-            ('pallidum', (21, -2, -3), (3.2, 8, 6)), ('nuclei', (10.5, 13, 3), (8, 13, 9))]  # pallidum, thalamus
-_HORNS3 = [((5, -10, 10), (7, -24, 4), 4, 3.5), ((7, -24, 4), (12, -34, 0), 3.5, 1.2),       # frontal horn
-           ((5, -10, 10), (13, 22, 14), 4, 4.5), ((13, 22, 14), (23, 36, 2), 4.5, 5),        # body, atrium
-           ((23, 36, 2), (27, 58, 0), 4.2, 1), ((23, 36, 2), (33, 4, -24), 4, 1.4)]          # occipital, temporal horn
+_NUCLEI3 = [('nuclei', (13, -17, 6), (5.5, 10, 9)),    # head of the caudate
+            ('nuclei', (27, -5, -1), (4.5, 15, 10)),   # putamen
+            ('pallidum', (21, -2, -3), (3.2, 8, 6)),
+            ('nuclei', (10.5, 13, 3), (8, 13, 9))]     # thalamus
+_HORNS3 = [((5, -10, 10), (7, -24, 4), 4, 3.5),        # frontal horn
+           ((7, -24, 4), (12, -34, 0), 3.5, 1.2),
+           ((5, -10, 10), (13, 22, 14), 4, 4.5),       # body
+           ((13, 22, 14), (23, 36, 2), 4.5, 5),        # atrium
+           ((23, 36, 2), (27, 58, 0), 4.2, 1),         # occipital horn
+           ((23, 36, 2), (33, 4, -24), 4, 1.4)]        # temporal horn
 
 def _deep3(g):
     "Label the deep nuclei and the four ventricles."
@@ -476,7 +488,7 @@ def phantom_volume(
     spacing:Sequence[float]|None=None,    # mm; None: 230 x 230 x 180 mm are covered
     seed:int=0,                           # each seed is another head
     mri_grid:sitk.Image|None=None,        # grid of the MRI, see make_grid; None: that of the CT
-    misplace:sitk.Transform|None=None,    # point of the CT -> point of the MRI that shows the same; None: the same point
+    misplace:sitk.Transform|None=None,    # CT point -> MRI point that shows the same; None: the same point
     noise:bool=True,                      # 3 HU in the CT, 1.5 % in the MRI
 ) -> PhantomVolume:                       # CT in HU, MRI, truth
     "Draw a seeded head in three dimensions; raises `ValueError` for an impossible grid."

@@ -19,7 +19,7 @@ def test_fuse_is_stopped(hold, tmp_path, sign):
     (tmp_path/'fused').mkdir()
     for name, content in old.items(): (tmp_path/'fused'/name).write_bytes(content)
     p = hold('Schnitt ä02.png', 'medfusion_fuse', 'CT', 'MRI', '-o', 'fused', '--force', cwd=tmp_path)
-    assert len([*tmp_path.rglob('.medfusion_*/[01]/*.png')]) == 2, 'it was stopped too early to show anything'
+    assert len([*tmp_path.glob('fused/.medfusion_*/[01]/*.png')]) == 2, 'it was stopped too early to show anything'
     p.send_signal(sign)
     code, out, err = finish(p)
     assert out == '' and 'Traceback' not in err, err

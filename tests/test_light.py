@@ -10,7 +10,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LIGHT = 'core data phantom volume register datasets findings study fuse view'.split()
 WITHOUT_TORCH = """
 import sys
-for name in ('torch', 'torchvision', 'accelerate', 'safetensors', 'huggingface_hub'): sys.modules[name] = None
+class Missing: # as where these packages are not installed
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'torchvision', 'accelerate', 'safetensors', 'huggingface_hub'):
+            raise ModuleNotFoundError(f'no module named {name}', name=name)
+sys.meta_path.insert(0, Missing())
 """
 FUSE = """
 from pathlib import Path
