@@ -19,7 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import Parameter, signature
 from io import BytesIO, StringIO
@@ -256,6 +256,7 @@ class Option:
     repeat:bool=False                   # may be given several times? then the value is a list
     positional:bool=False               # a place among the arguments instead of a name?
     group:str|None=None                 # title under which `--help` lists it
+    fields:Any=None                     # an object of a dataclass: an option for each of its fields, see below
 
 def _type(
     annotation:Any, # such as `str`, `str|None` or `tuple[int, ...]`
@@ -267,29 +268,70 @@ def _type(
     return parts[0] if origin in (tuple, list) else annotation
 
 # %% ../nbs/000_core.ipynb #242bded5
+def _reading(
+    kind:Any,     # annotation of a parameter, without its `Option`
+    extra:Option,
+) -> dict[str, Any]: # keywords of `add_argument`
+    "How the words of an option are read."
+    kw:dict[str, Any] = dict(type=extra.read or _type(kind))
+    for name in ('nargs', 'choices'):
+        if getattr(extra, name) is not None: kw[name] = getattr(extra, name)
+    if kw['type'] in (int, float) and not extra.choices: kw['metavar'] = 'N' if kw['type'] is int else 'X'
+    return kw
+
+def _as_typed(value:Any) -> str: # such as '40,80'
+    "A default as one would type it; '' where there is nothing to say."
+    if value is None or value is False or value == (): return ''
+    if isinstance(value, Mapping): return ','.join(f'{k}={v:g}' for k, v in value.items())
+    if isinstance(value, float): return f'{value:g}'
+    return str(value)
+
+def _help(
+    text:str,
+    shown:str, # the default, as typed
+) -> str:
+    "The text of an option."
+    return (f'{text} (default: {shown})' if shown else text).replace('%', '%%')
+
+def _annotated(annotation:Any) -> tuple[Any, Option]:
+    "The type and what a command wants to know beside it."
+    return get_args(annotation) if get_origin(annotation) is Annotated else (annotation, Option())
+
+# %% ../nbs/000_core.ipynb #b2ec820c
 def _option(
     p:Parameter, # of the command's function
     text:str,    # its comment
-) -> tuple[list[str], dict[str, Any], str|None]: # flags and keywords of `add_argument`, title of the group
+) -> tuple[list[str], dict[str, Any]]: # flags and keywords of `add_argument`
     "One parameter as an option."
-    kind, extra = p.annotation, Option()
-    if get_origin(kind) is Annotated: kind, extra = get_args(kind)
+    kind, extra = _annotated(p.annotation)
     default = None if p.default is Parameter.empty else p.default
-    kw:dict[str, Any] = dict(help=(extra.help or text).replace('%', '%%'), default=default)
+    several = isinstance(default, tuple)
+    shown = ' '.join(map(str, default)) if several else '' if default is None or default is False else str(default)
+    kw = dict(help=_help(extra.help or text, shown), default=default)
     if _type(kind) is bool: kw['action'] = 'store_true'
-    else:
-        kw['type'] = extra.read or _type(kind)
-        if default not in (None, ()):
-            shown = ' '.join(map(str, default)) if isinstance(default, tuple) else str(default)
-            kw['help'] += f' (default: {shown})'
-        if extra.repeat: kw['action'] = 'append'
-        for name in ('nargs', 'choices'):
-            if getattr(extra, name) is not None: kw[name] = getattr(extra, name)
-    if extra.positional: return [p.name], kw, extra.group
-    if kw.get('type') in (int, float): kw['metavar'] = 'N' if kw['type'] is int else 'X'
+    else: kw |= _reading(kind, extra)
+    if extra.repeat: kw['action'] = 'append'
+    if extra.positional: return [p.name], {k: v for k, v in kw.items() if k != 'metavar'}
     flags = ['-o']*(p.name == 'out') + [f"--{p.name.replace('_', '-')}"]
-    return flags, kw | dict(dest=p.name), extra.group
+    return flags, kw | dict(dest=p.name)
 
+def _field_options(
+    name:str,     # of the parameter
+    defaults:Any, # object of a dataclass
+) -> Iterator[tuple[list[str], dict[str, Any]]]: # flags and keywords of `add_argument`
+    "Each field of a dataclass as an option, None where it is not given."
+    texts = docments(type(defaults), returns=False)
+    for f in fields(defaults):
+        kind, extra = _annotated(f.type)
+        value = getattr(defaults, f.name)
+        shown = ','.join(f'{v:g}' for v in value) if isinstance(value, tuple) else _as_typed(value)
+        text = extra.help or texts.get(f.name) or ''
+        kw:dict[str, Any] = dict(help=_help(text, shown), default=None, dest=f'{name}.{f.name}')
+        if kind is bool: kw['action'] = argparse.BooleanOptionalAction
+        else: kw |= dict(metavar=None if extra.choices else f.name.upper()) | _reading(kind, extra)
+        yield [f"--{f.name.replace('_', '-')}"], kw
+
+# %% ../nbs/000_core.ipynb #29e3d423
 def add_options(
     parser:CommandParser, # changed in place
     func:Callable,        # its parameters, with their comments, are the options
@@ -297,10 +339,22 @@ def add_options(
     "Give a parser the parameters of a function as options."
     texts, groups = docments(func, returns=False), {}
     for name, p in signature(func, eval_str=True).parameters.items():
-        flags, kw, title = _option(p, texts.get(name) or '')
-        if title and title not in groups: groups[title] = parser.add_argument_group(title)
-        (groups[title] if title else parser).add_argument(*flags, **kw)
+        _, extra = _annotated(p.annotation)
+        if extra.group and extra.group not in groups: groups[extra.group] = parser.add_argument_group(extra.group)
+        place = groups[extra.group] if extra.group else parser
+        found = _field_options(name, extra.fields) if extra.fields else [_option(p, texts.get(name) or '')]
+        for flags, kw in found: place.add_argument(*flags, **kw)
     return parser
+
+def _gathered(
+    given:dict[str, Any], # options as parsed; those of a dataclass have a dot in their name
+) -> dict[str, Any]:
+    "Parameters of the function; options of a dataclass as one dict of those that were given."
+    out = {k: v for k, v in given.items() if '.' not in k}
+    for name, _, field in (k.partition('.') for k in given if '.' in k):
+        out.setdefault(name, {})
+        if given[f'{name}.{field}'] is not None: out[name][field] = given[f'{name}.{field}']
+    return out
 
 # %% ../nbs/000_core.ipynb #1b95edfe
 def to_json(
@@ -331,7 +385,7 @@ def run_command(
 ) -> None:
     "Parse, call, print; ends with exit code 1 when 'ok' of the result is False, 2 for bad input."
     with one_line_errors(parser.prog):
-        given = vars(parser.parse_args(argv))
+        given = _gathered(vars(parser.parse_args(argv)))
         as_json, first = given.pop('json'), os.environ.get('RANK', '0') == '0' # RANK: of several processes
         with _for_people(as_json, first): result = func(**given)
         if as_json and first: print(json.dumps(to_json(result), indent=1, allow_nan=False))

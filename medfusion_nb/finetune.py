@@ -22,14 +22,14 @@ from fastcore.basics import patch
 from torch import nn
 
 from .core import Option, command, log, staged
-from .data import (TEST, VALID, FusionDataset, Window, find_pairs, get_window, parse_window,
+from .data import (TEST, VALID, FusionDataset, find_pairs, get_window,
                                split_by_patient)
 from .phantom import Phantom, PhantomDataset, phantom_pair
 from .datasets import folder_digest
 from .model import (WEIGHTS, build_network, dequantize, fuse_batch, load_checkpoint,
                                 load_network, luma, quantize, read_checkpoint, save_shipped)
 from .metrics import evaluate
-from .pretrain import Config, device_line, new_network, options, train
+from .pretrain import Config, device_line, new_network, train
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
@@ -205,39 +205,25 @@ def medfusion_finetune(
     # folder with CT/NAME.png and MRI/NAME.png; none: phantoms
     root:Annotated[str|None, Option(positional=True, nargs='?')]=None,
     checkpoint:str|None=None, # .pth of phase 1; full or compact: of the package (default: start without it)
-    out:str='runs/finetune', # folder to write to; the same run found there is resumed
-    # without a checkpoint: full, or compact, which starts from random weights (default: full)
-    network:Annotated[str|None, Option(choices=('full', 'compact'))]=None,
-    epochs:int|None=None, # passes over the training pairs (default recipe: 20)
-    freeze_epochs:int|None=None, # epochs at the start with frozen encoders (default recipe: 5)
-    batch_size:int|None=None, # pairs a step (default recipe: 4)
-    lr:float|None=None, # learning rate (default recipe: 1e-5)
-    crop:int|None=None, # side of the training crops, pixels (default recipe: 256)
-    schedule:str|None=None, # constant or cosine (default recipe: constant)
-    backbone:str|None=None, # resnet18, resnet34 or resnet50, without a checkpoint (default recipe: resnet34)
-    mixed_precision:str|None=None, # no, bf16 or fp16 (default recipe: no)
-    seed:int|None=None, # of weights, shuffling, augmentation and findings (default recipe: 42)
-    workers:int|None=None, # processes that load data (default recipe: 0)
-    imagenet:str|None=None, # without a checkpoint: state_dict of the backbone, or 'no' (default: ImageNet's)
+    out:str='runs/finetune',  # folder to write to; the same run found there is resumed
+    imagenet:str|None=None,   # without a checkpoint: state_dict of the backbone, or no (default: ImageNet's)
     # patients for validation, comma separated; none (--valid=): the training pairs
     valid:str=','.join(VALID),
-    test:str=','.join(TEST), # patients never looked at, comma separated
-    hu:bool=False, # CT files are in Hounsfield units: window them
-    # CT window with --hu: preset, or CENTRE,WIDTH in HU (default: brain)
-    window:Annotated[Window|None, Option(read=parse_window)]=None,
-    # default: as published; shipped: of the networks in the package
+    test:str=','.join(TEST),  # patients never looked at, comma separated
+    hu:bool=False,            # CT files are in Hounsfield units: window them
+    # default: as published; shipped: of the networks in the package, other defaults for what follows
     recipe:Annotated[str, Option(choices=tuple(PHASE2_RECIPES))]='default',
-):
+    cfg:Annotated[dict[str, Any]|None, Option(fields=Config.finetuning(), group='configuration')]=None,
+) -> dict[str, Any]: # what `--json` prints
     "Phase 2: fine-tune the fusion network on CT-MRI pairs."
-    kind = network_of(checkpoint) if checkpoint else network or 'full'
-    if network not in (None, kind):
-        raise ValueError(f'{checkpoint}: holds the {kind} network, and --network asks for the {network} one')
-    cfg = options(recipe_config(recipe, kind), epochs=epochs, freeze_epochs=freeze_epochs,
-                  batch_size=batch_size, lr=lr, crop=crop, schedule=schedule, backbone=backbone,
-                  mixed_precision=mixed_precision, seed=seed, workers=workers, window=window and get_window(window))
+    given = cfg or {}
+    kind = network_of(checkpoint) if checkpoint else given.get('network', 'full')
+    if given.get('network', kind) != kind:
+        raise ValueError(f"{checkpoint}: holds the {kind} network, and --network asks for the {given['network']} one")
+    config = replace(recipe_config(recipe, kind), **given)
+    config.window = get_window(config.window)
     patients = [[p for p in x.split(',') if p] for x in (valid, test)]
     log.info(device_line())
-    imagenet, out = {None: True, 'no': False}.get(imagenet, imagenet), Path(out)
-    history = finetune(root, checkpoint, out, cfg, *patients, hu, imagenet)
-    evaluation = json.loads((out/'medical_fusion_evaluation.json').read_text())
-    return dict(checkpoint=out/'medical_fusion_finetuned.pth', history=history, evaluation=evaluation)
+    history = finetune(root, checkpoint, out, config, *patients, hu, {None: True, 'no': False}.get(imagenet, imagenet))
+    evaluation = json.loads((Path(out)/'medical_fusion_evaluation.json').read_text())
+    return dict(checkpoint=Path(out)/'medical_fusion_finetuned.pth', history=history, evaluation=evaluation)

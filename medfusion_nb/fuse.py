@@ -273,7 +273,8 @@ def fuse_files(
     return run_jobs(jobs, run, bits, pair=pair)
 
 # %% ../nbs/07_fuse.ipynb #cell-062
-_Image, _Volume = Option(group='images'), Option(group='volumes')
+_Scan, _Image, _Volume = Option(positional=True, nargs='?'), Option(group='images'), Option(group='volumes')
+_Format = Option(group='volumes', choices=('nifti', 'dicom', 'both'))
 _Window = Option(f"CT window: {', '.join(WINDOWS)}, or CENTRE,WIDTH in HU", parse_window, group='volumes')
 
 def _refuse(
@@ -286,6 +287,16 @@ def _refuse(
         options = [a for a in get_args(p.annotation) if isinstance(a, Option)]
         if options and options[0].group == kind and given[p.name] != p.default:
             raise ValueError(f"--{p.name.replace('_', '-')} is for {kind}, and {why}")
+
+def _are_volumes(
+    paths:Sequence[Path], # CT and MRI, as far as they are given
+) -> bool:
+    "Is a volume among them? Raises `ValueError` when one file is a volume and the other an image."
+    kinds = {p: is_volume(p) for p in paths if p.exists()}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(f"{paths[0]} and {paths[1]}: one is a volume, "
+                         "the other an image or a folder of images")
+    return any(kinds.values())
 
 def _fuse_images(given:dict[str, Any]) -> dict[str, Any]: # network, written
     "Two files, two folders, or the phantom."
@@ -327,9 +338,8 @@ def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
 def medfusion_fuse(
     # CT: image (8- or 16-bit PNG, TIFF, JPEG or BMP, windowed), folder of images, or volume: DICOM folder
     # or file, .nii, .nii.gz, .nrrd, .mha
-    ct:Annotated[str|None, Option(positional=True, nargs='?')]=None,
-    # MRI: image, folder of the same names, or volume
-    mri:Annotated[str|None, Option(positional=True, nargs='?')]=None,
+    ct:Annotated[str|None, _Scan]=None,
+    mri:Annotated[str|None, _Scan]=None, # MRI: image, folder of the same names, or volume
     # image to write, folder for two folders or volumes, or .nii.gz file for volumes (default: fused.png,
     # or the folder fused)
     out:str|None=None,
@@ -360,8 +370,7 @@ def medfusion_fuse(
     transform:Annotated[str|None, _Volume]=None,
     untrusted:Annotated[bool, _Volume]=False,     # go on with a registration that cannot be trusted
     any_patient:Annotated[bool, _Volume]=False,   # fuse scans whose headers name different patients
-    # what the folder holds
-    format:Annotated[str, Option(group='volumes', choices=('nifti', 'dicom', 'both'))]='both',
+    format:Annotated[str, _Format]='both',        # what the folder holds
     png:Annotated[bool, _Volume]=False,           # write the slices as PNG as well
     contact_sheet:Annotated[bool, _Volume]=False, # write a contact sheet as well
     # copy nothing that names the patient or the study into the DICOM files; faces in the pixels stay
@@ -371,11 +380,7 @@ def medfusion_fuse(
     given = locals()
     if batch_size is not None and batch_size < 1: raise ValueError(f"--batch-size {batch_size}: at least 1")
     paths = [Path(p) for p in (ct, mri) if p]
-    kinds = {p: is_volume(p) for p in paths if p.exists()}
-    if len(set(kinds.values())) > 1:
-        raise ValueError(f"{paths[0]} and {paths[1]}: one is a volume, "
-                         "the other an image or a folder of images")
-    if not any(kinds.values()):
+    if not _are_volumes(paths):
         why = f'{paths[0]} is none' if paths else 'there is none'
         _refuse(given, 'volumes', f'{why}: name a DICOM folder or a .nii.gz file')
         return _fuse_images(given)

@@ -795,7 +795,8 @@ def fuse_batch(
     ct:Any,         # (B,H,W) array in [0,1], or as many (H,W) arrays of one size
     mri:Any,        # the same of the MRI
 ) -> np.ndarray:    # (B,H,W) float32 in [0,1]
-    "Fuse pairs of one size at once; raises `ValueError` for wrong shapes or ranges, or too little memory."
+    "Fuse pairs of one size at once; raises `ValueError` for what cannot be fused, or too little memory."
+    if model.training: raise ValueError('this network is in training mode, where it draws something else: call .eval()')
     device = next(model.parameters()).device
     a, b = _batch(ct, 'CT', device), _batch(mri, 'MRI', device)
     try:
