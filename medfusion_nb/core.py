@@ -37,6 +37,7 @@ from . import __version__
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+else: Axes = Figure = Any # at run time nothing is imported for a type
 
 # %% ../nbs/000_core.ipynb #cafbb44d
 def slow(
@@ -103,7 +104,7 @@ def show_images(
     colorbar:str|None=None,          # label of a shared colour bar; None: no bar
     outlines:Sequence[Any]|None=None, # for each image None, a (H,W) bool mask, or a dict colour -> mask
     dpi:int=80,                      # dots per inch
-) -> 'Figure':
+) -> Figure:
     "Images in rows, with titles, contours of masks and a colour bar; raises `ValueError` for other shapes."
     import matplotlib.pyplot as plt
     images = [_displayable(im) for im in images]
@@ -134,7 +135,7 @@ def _displayable(
     if im.ndim == 2 or (im.ndim == 3 and im.shape[2] == 3): return im
     raise ValueError(f"cannot show an image of shape {im.shape}: expected (H,W) or (H,W,3)")
 
-def _draw_outlines(ax:'Axes', outlines:Any) -> None:
+def _draw_outlines(ax:Axes, outlines:Any) -> None:
     "Contours of a mask, or of a dict colour -> mask."
     if isinstance(outlines, np.ndarray): outlines = {'red': outlines}
     for color, mask in (outlines or {}).items(): ax.contour(mask, [.5], colors=color, linewidths=1)
@@ -155,7 +156,7 @@ def _with_palette(
     return img
 
 def display_small(
-    fig:'Figure',
+    fig:Figure,
     greys:int=64, # grey levels kept
 ) -> None:
     "Show a figure in a notebook, as a PNG with a palette where at most 2 % of it are in colour."
@@ -305,9 +306,9 @@ def _option(
     "One parameter as an option."
     kind, extra = _annotated(p.annotation)
     default = None if p.default is Parameter.empty else p.default
-    several = isinstance(default, tuple)
-    shown = ' '.join(map(str, default)) if several else '' if default is None or default is False else str(default)
-    kw = dict(help=_help(extra.help or text, shown), default=default)
+    shown = '' if default is None or default is False else str(default)
+    if isinstance(default, tuple): shown = ' '.join(map(str, default))
+    kw:dict[str, Any] = dict(help=_help(extra.help or text, shown), default=default)
     if _type(kind) is bool: kw['action'] = 'store_true'
     else: kw |= _reading(kind, extra)
     if extra.repeat: kw['action'] = 'append'

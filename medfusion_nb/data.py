@@ -27,6 +27,7 @@ from .core import staged
 
 # %% ../nbs/00_data.ipynb #b47af156
 if TYPE_CHECKING: from torch.utils.data import DataLoader
+else: DataLoader = Any # at run time nothing is imported for a type
 
 # %% ../nbs/00_data.ipynb #cell-006
 def data_root() -> Path|None: # what the environment variable `MEDFUSION_DATA` names; None: unset or empty
@@ -527,7 +528,7 @@ def dataloader(
     workers:int=0,        # worker processes; the batches are the same for any number
     seed:int=0,           # of the order
     drop_last:bool=False, # leave out a last batch that is not full?
-) -> 'DataLoader':        # batches of tensors: a (B,1|3,H,W), b (B,1,H,W), B names, and more
+) -> DataLoader:          # batches of tensors: a (B,1|3,H,W), b (B,1,H,W), B names, and more
     "Batches of a dataset of pairs, as tensors; raises `ValueError` when images of a batch differ in size."
     from torch.utils.data import DataLoader
     return DataLoader(ds, batch_size, sampler=_EpochOrder(ds, seed) if shuffle else None, num_workers=workers,

@@ -37,6 +37,7 @@ from .core import Option, checkerboard, command_of, show_images, staged
 from .data import Pair, find_pairs, image_files, read_image, split_by_patient
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
+else: Figure = Any # at run time nothing is imported for a type
 
 # %% ../nbs/00d_datasets.ipynb #cell-005
 class ImageSet(NamedTuple):
@@ -605,7 +606,7 @@ def verify_text(
 def worst_figure(
     result:dict,  # of verify
     worst:int=5,  # pairs
-) -> 'Figure':
+) -> Figure:
     "The pairs of the worst alignment as checkerboards; raises `ValueError` when there is none."
     found = sorted(result['pairs'], key=lambda r: -r['shift'])[:worst]
     if not found: raise ValueError(f"{result['folder']}: no pair to show")

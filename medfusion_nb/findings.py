@@ -18,6 +18,7 @@ from scipy import ndimage as ndi
 from scipy.special import eval_laguerre, ndtr
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
+else: Figure = Any # at run time nothing is imported for a type
 
 # %% ../nbs/01b_findings.ipynb #ee92a095
 @dataclass(frozen=True)
@@ -438,7 +439,7 @@ def finding_figure(
     name:str='pair',             # of the pair: the names of the cases begin with it
     width:float=.75,             # of one square, inches
     dpi:int=80,                  # dots per inch
-) -> 'Figure':
+) -> Figure:
     "A row a kind: scan with the finding, other scan, methods; raises `ValueError` where no kind has room."
     found = {k: cases([(name, ct, mri)], k, kinds, 1, seed) for k in kinds}
     given = {k: case for k, some in found.items() for case in some}
@@ -458,7 +459,7 @@ def _grid(
     titles:Sequence[str],                # of the columns of images
     width:float,                         # of one image, inches
     dpi:int,                             # dots per inch
-) -> 'Figure':
+) -> Figure:
     "Small square images in rows, each row with its name, ticks at their middle."
     import matplotlib.pyplot as plt
     size = width*len(titles) + 1.4, width*len(rows) + .25

@@ -32,6 +32,7 @@ from .metrics import evaluate
 from .pretrain import Config, device_line, new_network, train
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
+else: Figure = Any # at run time nothing is imported for a type
 
 # %% ../nbs/03_finetune.ipynb #cell-019
 @patch(cls_method=True)
@@ -156,7 +157,7 @@ def validation_report(
 # %% ../nbs/03_finetune.ipynb #7f6baf6e
 def result_figure(
     pictures:list[tuple[str, Any, Any, Any]], # name, ct, mri, fused; images (H,W)
-) -> 'Figure':
+) -> Figure:
     "Rows of CT, MRI and fused."
     fig, axes = plt.subplots(len(pictures), 3, figsize=(7.5, 2.6*len(pictures)), squeeze=False,
                              layout='constrained', facecolor='white')
@@ -196,7 +197,8 @@ def ship(
     info = {k: s['train_config'] for k, s in states.items()}
     digests = {k: folder_digest(v) for k, v in (data or {}).items()}
     history = {k: s['history'] for k, s in states.items()}
-    save_shipped(full, folder, int8, grey_levels_from_full_precision=round(off, 4), **info, data=digests, history=history)
+    record = info | dict(data=digests, history=history)
+    save_shipped(full, folder, int8, grey_levels_from_full_precision=round(off, 4), **record)
     return off
 
 # %% ../nbs/03_finetune.ipynb #cell-046

@@ -37,6 +37,7 @@ from .core import show_images, staged
 from .data import BT601, WINDOWS
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
+else: Figure = Any # at run time nothing is imported for a type
 
 # %% ../nbs/01_model.ipynb #cell-096
 @lru_cache(256)
@@ -754,7 +755,7 @@ def attention_figure(
     maps:dict[str, Any], # of attention_maps: name -> (1,1,H,W) or (H,W)
     names:Sequence[str]=('CT', 'MRI'), # what the sources are called
     **kwargs:Any,        # width and dpi, see show_images
-) -> 'Figure':
+) -> Figure:
     "The sources, the fused image, the weight of the first source, and its share at each scale that has one."
     shares = [k for k in maps if k.startswith('ct 1/')]
     titles = [*names, 'fused', f'weight of {names[0]}', *(f'share of {names[0]}, {k[3:]}' for k in shares)]

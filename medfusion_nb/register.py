@@ -29,8 +29,9 @@ from .phantom import like, make_grid, phantom_volume
 from .volume import resample
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
+    from pandas import DataFrame, Series
+else: DataFrame = Series = Figure = Any # at run time nothing is imported for a type
 
 # %% ../nbs/00c_register.ipynb #cell-006
 Vector = Sequence[float]|np.ndarray # three numbers, along x, y and z
@@ -566,7 +567,7 @@ def checkerboard_figure(
     tile:float=28.,   # side of a tile, mm
     mm:float=1.,      # pixel, mm
     **kwargs:Any,     # width and dpi, see show_images
-) -> 'Figure':
+) -> Figure:
     "Tiles of both volumes in turn, in three planes; raises `ValueError` where their grids differ."
     _check_same_grid(fixed, moved)
     center = pyramid(fixed).center
@@ -578,7 +579,7 @@ def edge_overlay_figure(
     moved:sitk.Image, # the other volume on the same grid
     mm:float=1.,      # pixel, mm
     **kwargs:Any,     # width and dpi, see show_images
-) -> 'Figure':
+) -> Figure:
     "Outlines of one volume on the other, in three planes; raises `ValueError` where their grids differ."
     _check_same_grid(fixed, moved)
     center = pyramid(fixed).center
@@ -626,7 +627,7 @@ def registration_benchmark(
     mm:float=60.,                # largest translation
     file:Path|str|None=None,     # .csv that keeps the rows; cases that it holds are not repeated
     progress:bool=False,         # a progress bar, when standard error is a terminal?
-) -> 'pd.DataFrame':             # a row a case: tre_mm (from the truth), repeat_mm (from the pair as it is)
+) -> DataFrame:             # a row a case: tre_mm (from the truth), repeat_mm (from the pair as it is)
     "Register misplaced volumes; compare with the truth, and with the registration of the pair as it is."
     import pandas as pd
     cases = list(range(cases) if isinstance(cases, int) else cases)
@@ -645,10 +646,10 @@ def registration_benchmark(
 
 # %% ../nbs/00c_register.ipynb #cell-r04
 def registration_summary(
-    df:'pd.DataFrame',  # rows of registration_benchmark
+    df:DataFrame,  # rows of registration_benchmark
     limit:float=1.,     # mm: a larger error is wrong
     error:str='tre_mm', # or 'repeat_mm': the distance from the registration of the pair as it is
-) -> 'pd.Series':
+) -> Series:
     "Error, trust and time of many registrations."
     import pandas as pd
     e, trusted = df[error], df.trusted.astype(bool)

@@ -27,6 +27,7 @@ from .register import (Registration, aligned, checkerboard_figure, edge_overlay_
                                    load_transform, register as register_scans, save_transform)
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
+else: Figure = Any # at run time nothing is imported for a type
 
 # %% ../nbs/06_study.ipynb #cell-006
 class Engine(Protocol):
@@ -302,7 +303,7 @@ def views_figure(
     study:Study,          # from fuse_study
     point:Any=None,       # see views
     **kwargs:Any,         # width and dpi, see show_images
-) -> 'Figure':
+) -> Figure:
     "Axial, coronal and sagittal plane of CT, MRI and fused volume."
     planes = 'axial', 'coronal', 'sagittal'
     titles = [f'{what}, {plane}' for what in ('CT', 'MRI', 'fused') for plane in planes]
