@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .model import constant_like
-
-if TYPE_CHECKING: import torchmetrics
 
 # %% ../nbs/01a_metrics.ipynb #cell-008
 def _check(
@@ -1686,7 +1684,7 @@ def evaluate(
     b:Any,                     # second sources, alike
     metrics:str|Sequence[str]|None=None, # such as 'SSIM' or 'MI:cdd'; None: all, in their default variants
     data_range:float=1.,       # value of white: 1. or 255.
-    protocol:str|None=None,    # 'cddfuse': that paper's eight metrics on 8-bit values, instead of `metrics`
+    protocol:str|None=None,    # 'cddfuse': that paper's eight metrics on 8-bit values, instead of names
     names:Sequence|None=None,  # (B,) names of the images; None: 0, 1, ...
     batch:int=8,               # images worked on at a time; bounds the memory, 32 or more fill a GPU
 ) -> pd.DataFrame:             # columns name, metric, variant, value, better
@@ -1751,9 +1749,9 @@ def _blank_module() -> Any:
     return _collector().__new__(_collector())
 
 def metric_module(
-    name:str,               # key of METRICS, such as 'SSIM'
-    variant:str='default',  # one of its variants
-    data_range:float=1.,    # value of white: 1. or 255.
-) -> 'torchmetrics.Metric': # update(fused, a, b) with a batch; compute() is the mean over all images seen
+    name:str,              # key of METRICS, such as 'SSIM'
+    variant:str='default', # one of its variants
+    data_range:float=1.,   # value of white: 1. or 255.
+) -> Any: # a torchmetrics.Metric: update(fused, a, b) with a batch, compute() -> mean over all images
     "A metric for torchmetrics; ValueError for an unknown metric or variant, ImportError without it."
     return _collector()(name, variant, data_range)
