@@ -204,7 +204,7 @@ def load_networks(
 
 # %% ../nbs/04_evaluate.ipynb #cell-034
 def fused_files(
-    folder:Path|str,     # folder of fused images, NAME.png or another of `EXTENSIONS`
+    folder:Path|str,     # folder of fused images, NAME.png or another of EXTENSIONS
     names:Sequence[str], # names of the pairs
 ) -> dict[str, Path]:    # name -> file
     "The fused image of each pair; FileNotFoundError or ValueError names the folder and the pair."
@@ -524,9 +524,10 @@ def room(
     folds:int=4,      # parts of the pairs, as in score_kind
 ) -> dict[str, list]: # name of each kind that can be measured -> its cases, without their images
     "The kinds with room for twelve findings, not all of them in one part of the pairs."
+    nothing:Any = None
     out = {}
     for k in kinds:
-        found = [c._replace(ct=None, mri=None) for c in cases(pairs, k, kinds)]
+        found = [c._replace(ct=nothing, mri=nothing) for c in cases(pairs, k, kinds)]
         parts = np.array([c.pair*folds//len(pairs) for c in found for _ in c.places], int)
         if len(parts) >= 12 and np.bincount(parts).max() <= len(parts)-2: out[k] = found
     return out
