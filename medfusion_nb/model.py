@@ -69,8 +69,9 @@ class Encoder(nn.Module):
         from torchvision import models
         state = imagenet_state(backbone, imagenet)
         net = getattr(models, backbone)(weights=None)
-        if state is not None: net.load_state_dict(state)
-        if state is not None: # the mean of ImageNet is left in the image: the first batch norm expects it
+        if state is not None:
+            net.load_state_dict(state)
+            # the mean of ImageNet is left in the image: the first batch norm expects it
             net.bn1.running_mean += net.conv1.weight.detach().sum((1, 2, 3))*GREY_MEAN/GREY_STD
         if channels == 1:
             kernel = grey_kernel(net.conv1.weight.detach(), grey_init)
@@ -295,7 +296,7 @@ class CompactNet(PairNet, PyTorchModelHubMixin, library_name='medfusion_nb', lic
         for up, merge, skip in zip(self.up, self.merge, scales[1::-1]): x = merge(up(x) + skip)
         x = torch.cat([F.pixel_shuffle(x, 2), pixels(ct, mri).to(x.dtype, memory_format=torch.channels_last)], 1)
         fused, weight = blend(self.out(self.refine(x)), ct, mri)
-        return fused, dict(ct=[], mri=[], weight=weight)
+        return fused, dict(ct=[], weight=weight)
 
 # %% ../nbs/01_model.ipynb #cell-054
 def atomic_save(obj, # anything that torch.save takes
