@@ -150,7 +150,7 @@ def _with_palette(
     cube = np.stack(np.meshgrid(*[np.linspace(0, 255, 5)]*3, indexing='ij'), -1).reshape(-1, 3)
     ramp = np.linspace(0, 255, greys)[:, None].repeat(3, 1)
     color = greys + np.round(rgb/63.75) @ [25, 5, 1]
-    grey = np.round(rgb.mean(2)/255*(greys - 1))
+    grey = np.round(np.asarray(Image.fromarray(rgb).convert('L'))/255*(greys - 1)) # luminance
     img = Image.fromarray(np.where(np.ptp(rgb, 2) > 16, color, grey).astype(np.uint8))
     img.putpalette(np.concatenate([ramp, cube]).round().astype(np.uint8).tobytes())
     return img

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BT601', 'EXTENSIONS', 'WINDOWS', 'Window', 'VALID', 'TEST', 'data_root', 'luminance', 'decode_image', 'read_image',
            'check_format', 'write_image', 'get_window', 'window_ct', 'parse_window', 'read_hu', 'Pair', 'image_files',
-           'find_pairs', 'llvip_pairs', 'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'PairDataset',
-           'FusionDataset', 'dataloader', 'same_size']
+           'find_pairs', 'llvip_pairs', 'aanlib_patient', 'group_by_split', 'split_by_patient', 'enhance_contrast',
+           'PairDataset', 'FusionDataset', 'dataloader', 'same_size']
 
 # %% ../nbs/00_data.ipynb #cell-002
 import argparse
@@ -297,13 +297,13 @@ def aanlib_patient(
                      "or pass your own rule, patient=...")
 
 # %% ../nbs/00_data.ipynb #cell-088
-def split_by_patient(
+def group_by_split(
     pairs:Sequence[Any],                         # Pairs, or anything with a `name`
     valid:Iterable[str]=VALID,                   # patients of the validation split
     test:Iterable[str]=TEST,                     # patients of the test split
     patient:Callable[[str], str]=aanlib_patient, # name of a pair -> patient
-) -> dict[str, list[Any]]:                       # 'train', 'valid', 'test' -> pairs
-    "Split pairs by patient; raises `ValueError` when splits share a patient or none is left to train on."
+) -> dict[str, list[Any]]:                       # 'train', 'valid', 'test' -> pairs, any of them empty
+    "Divide pairs by patient; raises `ValueError` when valid and test share one."
     valid, test = set(valid), set(test)
     if both := ', '.join(sorted(valid & test)):
         raise ValueError(f"patients {both} are in valid and in test: put each in one split")
@@ -311,6 +311,16 @@ def split_by_patient(
     for p in pairs:
         who = patient(p.name)
         split['valid' if who in valid else 'test' if who in test else 'train'].append(p)
+    return split
+
+def split_by_patient(
+    pairs:Sequence[Any],                         # Pairs, or anything with a `name`
+    valid:Iterable[str]=VALID,                   # patients of the validation split
+    test:Iterable[str]=TEST,                     # patients of the test split
+    patient:Callable[[str], str]=aanlib_patient, # name of a pair -> patient
+) -> dict[str, list[Any]]:                       # 'train', 'valid', 'test' -> pairs
+    "Split pairs for training; raises `ValueError` when splits share a patient or none is left to train on."
+    split = group_by_split(pairs, valid, test, patient)
     if not split['train']:
         raise ValueError(f"none of the {len(pairs)} pairs is left for training: "
                          f"valid {sorted(valid)}, test {sorted(test)}")

@@ -41,7 +41,8 @@ from tqdm import tqdm
 
 from .core import Option, command, staged
 from .data import (EXTENSIONS, TEST, VALID, WINDOWS, FusionDataset, Pair, Window, aanlib_patient,
-                               data_root, find_pairs, parse_window, read_image, same_size, write_image)
+                               data_root, find_pairs, group_by_split, parse_window, read_image, same_size,
+                               write_image)
 from .phantom import PhantomDataset
 from .model import PairNet, attention_figure, attention_maps, fold_batch_norm, load_network, luma
 from .metrics import METRICS, evaluate
@@ -1036,15 +1037,14 @@ def pairs_of(
     patient:Callable=aanlib_patient, # name of a pair -> patient
 ) -> list[Pair]:
     "Pairs of one split, by patient; ValueError names the patients found when there is none."
-    who = {p.name: patient(p.name) for p in pairs}
-    everyone = set(who.values())
-    wanted = dict(valid=set(valid), test=set(test), train=everyone-set(valid)-set(test), all=everyone)
-    if split not in wanted: raise ValueError(f'split {split!r}: choose one of {", ".join(wanted)}')
-    kept = [p for p in pairs if who[p.name] in wanted[split]]
-    if not kept:
-        raise ValueError(f'no pair in the split {split!r}; patients found: {", ".join(sorted(everyone))}; '
+    splits = group_by_split(pairs, valid, test, patient)
+    splits['all'] = list(pairs)
+    if split not in splits: raise ValueError(f'split {split!r}: choose one of {", ".join(splits)}')
+    if not splits[split]:
+        found = ', '.join(sorted({patient(p.name) for p in pairs}))
+        raise ValueError(f'no pair in the split {split!r}; patients found: {found}; '
                          'name others with --valid and --test')
-    return kept
+    return splits[split]
 
 # %% ../nbs/04_evaluate.ipynb #cell-086
 def _methods(

@@ -529,7 +529,7 @@ class CompactNet(
         x = torch.cat([x, pixels(ct, mri).to(**form)], 1)       # (B,fine+4,H,W)
         x = self.refine(x)                                      # (B,fine+4,H,W)
         fused, weight = blend(self.out(x), ct, mri)             # (B,1,H,W) each
-        return fused, dict(ct=[], mri=[], weight=weight)
+        return fused, dict(ct=[], weight=weight)
 
 # %% ../nbs/01_model.ipynb #cell-054
 FORMAT = 1 # of checkpoints and of config.json; it rises when an older program could not read them

@@ -269,7 +269,8 @@ def one_epoch(self:Run,
         self.model = acc.prepare(acc.unwrap_model(self.model, keep_fp32_wrapper=False))
         self.step = step_of(acc, self.model, cfg)
     row = dict(epoch=epoch+1, lr=self.opt.param_groups[0]['lr'])
-    row['train_loss'] = train_epoch(acc, self.model, self.step, self.opt, self.sched, self.train_dl, cfg, epoch, progress)
+    learn = self.step, self.opt, self.sched, self.train_dl
+    row['train_loss'] = train_epoch(acc, self.model, *learn, cfg, epoch, progress)
     self.valid_dl.set_epoch(0) # accelerate counts its passes; the findings are to be the same in each
     row |= valid_epoch(acc, self.model, self.valid_dl, cfg)
     self.history.append(row)
@@ -433,7 +434,7 @@ def train(
     progress:bool=True,      # a progress bar on a terminal, a logged line an epoch
     save_every:float=30.,    # least seconds between two checkpoints; first and last epoch always have one
 ) -> list[dict[str, Any]]:   # history, one dict an epoch
-    "Train with validation, keep the best model, resume the run where `out` holds it; raises as `load` and `train_epoch`."
+    "Train with validation, keep the best model, and resume the run where the folder holds it."
     out, saved = Path(out), -math.inf
     with _own_accelerator(cfg.mixed_precision) as acc, _own_randomness(), warnings.catch_warnings():
         _warn_of_imitation(acc)

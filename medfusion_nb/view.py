@@ -33,11 +33,11 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .core import display_small
+from .core import display_small, renamed
 from .data import WINDOWS, Window, get_window, read_image
 from .volume import canonical, is_volume, mri_range, read_volume
 from .study import Engine
-from .fuse import fuse, load_engine
+from .fuse import as_engine, fuse, load_engine
 
 # %% ../nbs/09_view.ipynb #01bf9769
 def as_stack(
@@ -763,6 +763,7 @@ def has_widgets() -> bool: # True in JupyterLab, Jupyter Notebook and VS Code
     return 'JPY_SESSION_NAME' in os.environ or 'VSCODE_PID' in os.environ
 
 # %% ../nbs/09_view.ipynb #bdf24edf
+@renamed('model', 'engine', as_engine)
 def view(
     ct:Any,                            # (H,W) or (z,y,x) array, tensor, SimpleITK.Image or file; HU or [0,1]
     mri:Any,                           # the same of the MRI, in any unit, on the same grid
