@@ -241,7 +241,10 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message:str): raise ValueError(f"{message} (see {self.prog} --help)")
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self,
+        args:Any=None,      # words of the command line; None: those of the process
+        namespace:Any=None, # to fill
+    ) -> Any:               # namespace, and the words that are not understood
         given = sys.argv[1:] if args is None else args
         dashes = [re.sub(r'^--\w[\w-]*', lambda m: m[0].replace('_', '-'), str(a)) for a in given]
         return super().parse_known_args(dashes, namespace)
@@ -341,8 +344,9 @@ def add_options(
     texts, groups = docments(func, returns=False), {}
     for name, p in signature(func, eval_str=True).parameters.items():
         _, extra = _annotated(p.annotation)
-        if extra.group and extra.group not in groups: groups[extra.group] = parser.add_argument_group(extra.group)
-        place = groups[extra.group] if extra.group else parser
+        title = extra.group
+        if title and title not in groups: groups[title] = parser.add_argument_group(title)
+        place = groups[title] if title else parser
         found = _field_options(name, extra.fields) if extra.fields else [_option(p, texts.get(name) or '')]
         for flags, kw in found: place.add_argument(*flags, **kw)
     return parser

@@ -512,7 +512,12 @@ class FusionDataset(PairDataset):
 # %% ../nbs/00_data.ipynb #cell-123
 class _EpochOrder:
     "A random order set by the seed and the dataset's epoch alone, so that a resumed run continues exactly."
-    def __init__(self, ds, seed): self.ds, self.seed = ds, seed
+    def __init__(self,
+        ds:Any,   # dataset
+        seed:int, # of the order
+    ):
+        self.ds, self.seed = ds, seed
+
     def __len__(self): return len(self.ds)
     def __iter__(self):
         rng = np.random.default_rng((self.seed, getattr(self.ds, 'epoch', 0)))

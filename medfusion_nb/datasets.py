@@ -15,7 +15,6 @@ import stat
 import sys
 import tempfile
 import time
-import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -34,7 +33,7 @@ from tqdm import tqdm
 
 from . import __version__
 from .core import Option, checkerboard, command_of, show_images, staged
-from .data import Pair, find_pairs, image_files, read_image, split_by_patient
+from .data import Pair, find_pairs, group_by_split, image_files, read_image
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 else: Figure = Any # at run time nothing is imported for a type
@@ -508,10 +507,8 @@ def _collect(
 
 def _patient_splits(pairs:list[Pair]) -> list[str]: # split of each pair
     "Splits by patient where the names are those of the atlas; one split otherwise."
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')   # a folder without validation patients is no mistake here
-        try: split = split_by_patient(pairs)
-        except ValueError: return ['']*len(pairs)
+    try: split = group_by_split(pairs)
+    except ValueError: return ['']*len(pairs)
     where = {p: s for s, part in split.items() for p in part}
     return [where[p] for p in pairs]
 

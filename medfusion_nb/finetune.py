@@ -22,8 +22,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .core import Option, command, log, staged
-from .data import (TEST, VALID, FusionDataset, find_pairs, get_window,
-                               split_by_patient)
+from .data import TEST, VALID, WINDOWS, FusionDataset, find_pairs, get_window, split_by_patient
 from .phantom import Phantom, PhantomDataset, phantom_pair
 from .datasets import folder_digest
 from .model import (WEIGHTS, build_network, dequantize, fuse_batch, load_checkpoint,
@@ -42,13 +41,14 @@ def finetuning(
 ) -> Config:
     "The default recipe of phase 2."
     weights = dict(content=15., structure=8., detail=5., consistency=3., gradient=2., medical=10.)
-    recipe = dict(batch_size=4, lr=1e-5, epochs=20, freeze_epochs=5, weights=weights)
+    recipe = dict(batch_size=4, lr=1e-5, epochs=20, freeze_epochs=5, window=WINDOWS['soft_tissue'],
+                  weights=weights)
     return cls(**{**recipe, **changes})
 
 # %% ../nbs/03_finetune.ipynb #415ddc7f
 SHIPPED_PHASE2 = dict( # beside the default recipe: the full network of the package
     crop=128, rotate=0., scale=0., mix=.3, turns=True, epochs=100, freeze_epochs=2, batch_size=8, lr=1e-3,
-    schedule='cosine', enhance_contrast=False, mixed_precision='bf16')
+    schedule='cosine', enhance_contrast=False, window=WINDOWS['brain'], mixed_precision='bf16')
 SHIPPED_COMPACT = dict(network='compact', lr=2e-3, freeze_epochs=0, epochs=220) # beside that: the compact one
 PHASE2_RECIPES = dict(default={}, shipped=SHIPPED_PHASE2) # what `medfusion_finetune --recipe` takes
 
@@ -105,6 +105,7 @@ def finetune(
     "Phase 2: fine-tune on CT-MRI pairs into `out/medical_fusion_finetuned.pth`, with curves and evaluation."
     cfg, out = cfg or Config.finetuning(), Path(out)
     if checkpoint: cfg = replace(cfg, network=network_of(checkpoint))
+    if not hu: cfg = replace(cfg, window=WINDOWS['brain']) # images are windowed already, and phantoms in that window
     if root: train_ds, valid_ds = ct_mri(root, cfg, valid, test, hu)
     else:
         train_ds = PhantomDataset(32, seed=0, crop=cfg.crop, augment=True)
@@ -174,16 +175,16 @@ def _grey_levels_apart(
     heads:Sequence[Phantom],
 ) -> float:
     "Mean difference of what two networks draw of phantoms, grey levels."
-    changes = [np.abs(np.subtract(*(fuse_batch(net, [p.ct], [p.mri]) for net in (x, y)))) for p in heads]
-    return float(255*np.mean(changes))
+    def change(p): return np.abs(fuse_batch(x, [p.ct], [p.mri])-fuse_batch(y, [p.ct], [p.mri]))
+    return float(255*np.mean([change(p) for p in heads]))
 
 def ship(
-    runs:dict[str, str|Path],          # phase -> folder of its run, in order; the last one's network is shipped
-    folder:str|Path=WEIGHTS,           # where the shipped weights go
-    data:dict[str, str|Path]|None=None, # name -> folder of images that were trained on; their digests are recorded
-    pairs:int=4,                       # phantoms on which it is compared with the full-precision network
-) -> float:                            # mean difference of their images, grey levels
-    "Write a trained network for the package, the full one quantised; raises `ValueError` where its images differ."
+    runs:dict[str, str|Path],           # phase -> folder of its run, in order; the last one's network is shipped
+    folder:str|Path=WEIGHTS,            # where the shipped weights go
+    data:dict[str, str|Path]|None=None, # name -> folder of images that were trained on, for their digests
+    pairs:int=4,                        # phantoms on which it is compared with the full-precision network
+) -> float:                             # mean difference of their images, grey levels
+    "Write a trained network for the package, the full one quantised; `ValueError` where its images differ."
     states = {k: read_checkpoint(Path(f)/'last.pth') for k, f in runs.items()}
     last = Path([*runs.values()][-1])
     full = load_checkpoint(last/'last.pth')
@@ -219,13 +220,17 @@ def medfusion_finetune(
 ) -> dict[str, Any]: # what `--json` prints
     "Phase 2: fine-tune the fusion network on CT-MRI pairs."
     given = cfg or {}
+    if 'window' in given and not hu:
+        raise ValueError('--window is for CT files in Hounsfield units: add --hu, or leave it out')
     kind = network_of(checkpoint) if checkpoint else given.get('network', 'full')
     if given.get('network', kind) != kind:
-        raise ValueError(f"{checkpoint}: holds the {kind} network, and --network asks for the {given['network']} one")
+        raise ValueError(f"{checkpoint}: holds the {kind} network, and --network asks for "
+                         f"the {given['network']} one")
     config = replace(recipe_config(recipe, kind), **given)
     config.window = get_window(config.window)
-    patients = [[p for p in x.split(',') if p] for x in (valid, test)]
+    def patients(text): return [p for p in text.split(',') if p]
     log.info(device_line())
-    history = finetune(root, checkpoint, out, config, *patients, hu, {None: True, 'no': False}.get(imagenet, imagenet))
+    weights = {None: True, 'no': False}.get(imagenet, imagenet)
+    history = finetune(root, checkpoint, out, config, patients(valid), patients(test), hu, weights)
     evaluation = json.loads((Path(out)/'medical_fusion_evaluation.json').read_text())
     return dict(checkpoint=Path(out)/'medical_fusion_finetuned.pth', history=history, evaluation=evaluation)

@@ -1719,24 +1719,33 @@ def _collector() -> Any:
         "The mean of one metric over all images of all batches."
         full_state_update = False
 
-        def __init__(self, name, variant, data_range):
+        def __init__(self,
+            name:str,         # key of METRICS
+            variant:str,      # one of its variants
+            data_range:float, # value of white
+        ):
             super().__init__()
             self.key, self.variant, self.data_range = name, _variant(name, variant), data_range
             self.sums = f'{name}_{self.variant}' # collections merge states of equal name and value
             self.add_state(self.sums, torch.zeros(2, dtype=torch.float64), dist_reduce_fx='sum')
 
         @property
-        def higher_is_better(self): return dict(higher=True, lower=False).get(METRICS[self.key].better)
+        def higher_is_better(self) -> bool|None:
+            return dict(higher=True, lower=False).get(METRICS[self.key].better)
 
         @property
-        def is_differentiable(self): return self.variant in METRICS[self.key].grad
+        def is_differentiable(self) -> bool: return self.variant in METRICS[self.key].grad
 
-        def update(self, fused, a=None, b=None):
+        def update(self,
+            fused:Tensor,       # (B,1,H,W) in [0, data_range]
+            a:Tensor|None=None, # first source, alike
+            b:Tensor|None=None, # second source, alike
+        ) -> None:
             values = METRICS[self.key].fn(fused, a, b, self.data_range, self.variant).double()
             seen = torch.stack([values.sum(), values.new_tensor(len(values))])
             setattr(self, self.sums, getattr(self, self.sums)+seen)
 
-        def compute(self):
+        def compute(self) -> Tensor: # a number
             total, n = getattr(self, self.sums)
             return total/n
 

@@ -797,7 +797,8 @@ def fuse_batch(
     mri:Any,        # the same of the MRI
 ) -> np.ndarray:    # (B,H,W) float32 in [0,1]
     "Fuse pairs of one size at once; raises `ValueError` for what cannot be fused, or too little memory."
-    if model.training: raise ValueError('this network is in training mode, where it draws something else: call .eval()')
+    if model.training:
+        raise ValueError('this network is in training mode, where it draws something else: call .eval()')
     device = next(model.parameters()).device
     a, b = _batch(ct, 'CT', device), _batch(mri, 'MRI', device)
     try:

@@ -33,7 +33,8 @@ _MASKS = dict(          # name of a mask: the labels in it; none: all but air
 
 def _masks(lab:np.ndarray) -> dict[str, np.ndarray]: # name -> bool, of the same shape
     "The masks of an array of labels."
-    return {k: np.isin(lab, [_LABEL[n] for n in names]) if names else lab > 0 for k, names in _MASKS.items()}
+    def mask(names): return np.isin(lab, [_LABEL[n] for n in names]) if names else lab > 0
+    return {k: mask(names) for k, names in _MASKS.items()}
 
 def _brain(lab:np.ndarray) -> np.ndarray:
     "Where there is grey or white matter."

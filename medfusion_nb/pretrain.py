@@ -51,7 +51,8 @@ def parse_weights(
     try:
         pairs = [part.split('=') for part in text.split(',')]
         return {k: float(v) for k, v in pairs}
-    except ValueError: raise argparse.ArgumentTypeError(f'{text!r}: expected TERM=WEIGHT,TERM=WEIGHT') from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r}: expected TERM=WEIGHT,TERM=WEIGHT') from None
 
 @dataclass
 class Config:
@@ -80,7 +81,8 @@ class Config:
     cuda_graph:bool = True         # one GPU replays its steps; False for a loss that cannot be recorded
 
 # %% ../nbs/02_pretrain.ipynb #cell-009
-SHIPPED_PHASE1 = dict(crop=128, epochs=5, lr=5e-4, schedule='cosine', enhance_contrast=False, mixed_precision='bf16')
+SHIPPED_PHASE1 = dict(
+    crop=128, epochs=5, lr=5e-4, schedule='cosine', enhance_contrast=False, mixed_precision='bf16')
 PHASE1_RECIPES = dict(default={}, shipped=SHIPPED_PHASE1) # what `medfusion_pretrain --recipe` takes
 
 # %% ../nbs/02_pretrain.ipynb #b7283282
@@ -175,9 +177,10 @@ def _schedule(opt, cfg, steps):
 def train_epoch(
     acc:Accelerator,
     model:nn.Module,
-    step,                # loss of a batch, see step_of
-    opt, sched,          # optimiser, and schedule of its learning rate
-    dl,                  # DataLoader: batches (a, b, names), with findings four tensors more
+    step:Callable,       # loss of a batch, see step_of
+    opt:Any,             # optimiser
+    sched:Any,           # schedule of its learning rate
+    dl:Any,              # DataLoader: batches (a, b, names), with findings four tensors more
     cfg:Config,
     epoch:int,           # its number, from 0
     progress:bool=True,  # a bar on a terminal?
@@ -209,7 +212,7 @@ def train_epoch(
 def valid_epoch(
     acc:Accelerator,
     model:nn.Module,
-    dl,               # DataLoader of the validation pairs
+    dl:Any,           # DataLoader of the validation pairs
     cfg:Config,
 ) -> dict:            # valid_loss, and the terms by name: means over the pairs
     "The loss on the validation pairs; those with findings lie as the others do."
@@ -474,7 +477,7 @@ def step_of(
     acc:Accelerator,
     model:nn.Module,  # prepared network
     cfg:Config,
-):                    # function of (a, b, *probe, turn=None)
+) -> Callable:        # (a, b, *probe, turn=None) -> loss
     "The loss of a batch, on one GPU replayed as a CUDA graph; RuntimeError where it cannot be recorded."
     steps = {turn: _Step(model, FusionLoss(cfg.weights), turn) for turn in (None, *TURNS)}
     def plain(*batch, turn=None): return steps[turn](*batch)
@@ -494,15 +497,15 @@ def visible_infrared(
     cfg:Config,
 ) -> tuple:      # training and validation dataset: visible in colour, infrared in one channel
     "Pairs pooled from the folders."
-    pairs = {s: [p for r in roots for p in llvip_pairs(r, s)] for s in ('train', 'test')}
+    def pairs(split): return [p for r in roots for p in llvip_pairs(r, split)]
     kw = dict(color=True, crop=cfg.crop, enhance=cfg.enhance_contrast, seed=cfg.seed)
     augmented = dict(augment=True, rotate=cfg.rotate, scale=cfg.scale, mix=cfg.mix, turns=cfg.turns)
-    return FusionDataset(pairs['train'], **augmented, **kw), FusionDataset(pairs['test'], **kw)
+    return FusionDataset(pairs('train'), **augmented, **kw), FusionDataset(pairs('test'), **kw)
 
 def new_network(
     cfg:Config,
-    imagenet=True,  # start of the full network's encoders: True, False, or the path of a `state_dict`
-) -> nn.Module:     # FusionNet or CompactNet
+    imagenet:bool|str|Path=True, # start of the full network's encoders: True, False, or path of a state_dict
+) -> nn.Module:                  # FusionNet or CompactNet
     "An untrained network as configured, reproducible by `cfg.seed`."
     config = dict(network=cfg.network, window=get_window(cfg.window))
     if cfg.network == 'full': config |= dict(backbone=cfg.backbone, mri_init=cfg.mri_init)
@@ -514,8 +517,8 @@ def new_network(
 def pretrain(
     roots:list,                    # LLVIP-style folders; empty: phantoms
     out:str|Path='runs/pretrain',  # folder to write to; the same run found there is resumed
-    cfg:Config=None,               # None: the default recipe
-    imagenet=True,                 # start of the encoders: True, False, or the path of a `state_dict`
+    cfg:Config|None=None,          # None: the default recipe
+    imagenet:bool|str|Path=True,   # start of the encoders: True, False, or the path of a `state_dict`
     progress:bool=True,            # progress bar on a terminal, one line an epoch
 ) -> list:                         # history, one dict an epoch
     "Phase 1: trains a FusionNet on visible-infrared pairs into `out/fusion_model_fixed.pth`."
@@ -538,7 +541,7 @@ def medfusion_pretrain(
     # LLVIP-style folders, {visible,infrared}/{train,test}/NAME.jpg; none: phantoms
     roots:Annotated[tuple[str, ...], Option(positional=True, nargs='*')]=(),
     out:str='runs/pretrain', # folder to write to; the same run found there is resumed
-    imagenet:str|None=None,  # local state_dict of the backbone, or no: random (default: ImageNet's of torchvision)
+    imagenet:str|None=None,  # state_dict of the backbone, or no: random (default: ImageNet's of torchvision)
     # default: as published; shipped: of the weights in the package, other defaults for what follows
     recipe:Annotated[str, Option(choices=tuple(PHASE1_RECIPES))]='default',
     cfg:Annotated[dict[str, Any]|None, Option(fields=Config(), group='configuration')]=None,

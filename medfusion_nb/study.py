@@ -246,7 +246,7 @@ def _notes(alignment:Alignment, window:tuple[float, float], engine:Engine) -> li
     "What was corrected in the scans, and what the network is not used to."
     notes = [f'CT: {n}' for n in alignment.ct.notes] + [f'MRI: {n}' for n in alignment.mri.notes]
     if window != engine.window:
-        ours, usual = ('/'.join(f'{v:g}' for v in w) for w in (window, engine.window))
+        ours, usual = (f'{center:g}/{width:g}' for center, width in (window, engine.window))
         notes.append(f'CT window {ours}, but the network was trained with {usual}: '
                      'it has not seen such images')
     return notes
