@@ -1,9 +1,13 @@
-"""Are the outputs saved in the notebooks those of their code? Records what nbdev_test's own run prints and draws, and compares it.
+"""Are the outputs saved in the notebooks those of their code?
+Records what nbdev_test's own run prints and draws, and compares it.
 
-    python .ci/outputs.py record VENV FOLDER     a hook in that environment writes the outputs of each page into the folder
-    python .ci/outputs.py compare FOLDER         exits with 1 and names each cell whose saved output is missing or older than its code
+    python .ci/outputs.py record VENV FOLDER     a hook in that environment writes the outputs of each page
+                                                 into the folder
+    python .ci/outputs.py compare FOLDER         exits with 1 and names each cell whose saved output is
+                                                 missing or older than its code
 
-Numbers differ from machine to machine, and so do widths of columns: what is compared are the words, and whether there is a figure.
+Numbers differ from machine to machine, and so do widths of columns: what is compared are the words,
+and whether there is a figure.
 """
 import json
 import re
@@ -59,15 +63,22 @@ def joined(text):
     return ''.join(text) if isinstance(text, list) else str(text)
 
 
+def text_of(out):
+    "What one output says; a table as HTML, which has no width at which its rows are broken."
+    data = out.get('data', {})
+    if out['output_type'] == 'stream': return joined(out['text']) if out.get('name') == 'stdout' else ''
+    if any(kind.startswith('image/') for kind in data): return ''
+    if 'text/html' in data:
+        html = re.sub(r'<style.*?</style>', '', joined(data['text/html']), flags=re.S)
+        return re.sub(r'<[^>]*>', ' ', html)
+    return joined(data.get('text/markdown') or data.get('text/plain', ''))
+
+
 def words(outputs):
     "What a cell says: numbers, colours, paths and blanks left out."
-    parts = []
-    for out in outputs:
-        data = out.get('data', {})
-        if out['output_type'] == 'stream' and out.get('name') == 'stdout': parts.append(joined(out['text']))
-        elif 'text/plain' in data and not any(k.startswith('image/') for k in data): parts.append(joined(data['text/plain']))
-    text = re.sub(r'\x1b\[[\d;]*m|/tmp/\S+|0x[0-9a-f]+', '', '\n'.join(parts))
-    text = re.sub(r'[-+]?\d[\d.,:e+%-]*|\bnan\b|\binf\b|[-=|]{2,}', '#', text)
+    text = '\n'.join(map(text_of, outputs))
+    text = re.sub(r'\x1b\[[\d;]*m|/tmp/\S+|0x[0-9a-f]+', '', text)
+    text = re.sub(r'[-+]?\d[\d.,:e+%-]*|\b[Nn]a[Nn]\b|\binf\b|[-=|]{2,}', '#', text)
     return re.sub(r'[\s#]+', ' ', text).strip()
 
 
@@ -82,9 +93,14 @@ def wrong_cells(notebook, fresh):
         if cell['cell_type'] != 'code' or cell['id'] not in fresh: continue
         old, new = cell['outputs'], fresh[cell['id']]
         where = f"{notebook.name}: cell {i} ({cell['id']})"
-        if (words(new) or figures(new)) and not old: yield f'{where} has no saved output: {words(new)[:80] or "a figure"}'
-        elif words(old) != words(new): yield f'{where}: saved output is older than its code:\n  saved {words(old)[:300]}\n  now   {words(new)[:300]}'
-        elif figures(old) != figures(new): yield f'{where}: {figures(old)} figures are saved, {figures(new)} are drawn'
+        if (words(new) or figures(new)) and not old:
+            yield f'{where} has no saved output: {words(new)[:80] or "a figure"}'
+        elif words(old) != words(new):
+            yield (f'{where}: saved output is older than its code:\n'
+                   f'  saved {words(old)[:300]}\n'
+                   f'  now   {words(new)[:300]}')
+        elif figures(old) != figures(new):
+            yield f'{where}: {figures(old)} figures are saved, {figures(new)} are drawn'
 
 
 def compare(folder):

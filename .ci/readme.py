@@ -19,7 +19,8 @@ DIRECTIVE = re.compile(r'^#\|\s*(.*?)\s*$', re.M)
 
 
 def prose(text):
-    "Markdown with links to files of the repository made relative to its root; on the docs pages they go to GitHub."
+    """Markdown with links to files of the repository made relative to its root;
+    on the docs pages they go to GitHub."""
     settings = ConfigParser(delimiters=['='])
     settings.read(ROOT/'settings.ini', encoding='utf-8')
     text = text.replace(f"]({settings['DEFAULT']['git_url']}/blob/main/", '](')
@@ -49,8 +50,10 @@ def make():
         if 'hide' in directives: continue
         if cell.cell_type == 'markdown': parts.append(prose(cell.source))
         if cell.cell_type != 'code': continue
-        if 'echo: false' not in directives: parts.append(f'```python\n{DIRECTIVE.sub("", cell.source).strip()}\n```')
-        alt = next((d[len('fig-alt: '):].strip('"') for d in directives if d.startswith('fig-alt: ')), 'figure')
+        if 'echo: false' not in directives:
+            parts.append(f'```python\n{DIRECTIVE.sub("", cell.source).strip()}\n```')
+        alts = (d[len('fig-alt: '):].strip('"') for d in directives if d.startswith('fig-alt: '))
+        alt = next(alts, 'figure')
         parts += [output(o, f'figure-{i}-{j}.png', alt) for j, o in enumerate(cell.outputs)]
     note = '<!-- made from nbs/index.ipynb by .ci/readme.py: edit the notebook -->'
     README.write_text('\n\n'.join([parts[0], note, *parts[1:]]) + '\n', encoding='utf-8')
@@ -58,7 +61,8 @@ def make():
 
 def command(title):
     "The first shell block of the README's section with this title."
-    found = re.search(rf'^#+ {re.escape(title)}$.*?^```sh\n(.*?)^```$', README.read_text(encoding='utf-8'), re.M|re.S)
+    block = rf'^#+ {re.escape(title)}$.*?^```sh\n(.*?)^```$'
+    found = re.search(block, README.read_text(encoding='utf-8'), re.M|re.S)
     if not found: raise SystemExit(f'{README}: no section "{title}" with a sh block')
     return found[1].strip()
 

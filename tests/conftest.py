@@ -19,18 +19,22 @@ BIN = Path(sys.executable).parent
 
 
 def pytest_addoption(parser):
-    parser.addoption('--all-notebooks', action='store_true', help='run every notebook in JupyterLab, not only the viewer and one more')
+    parser.addoption('--all-notebooks', action='store_true',
+                     help='run every notebook in JupyterLab, not only the viewer and one more')
 
 
 def start(command, *args, cwd, env=None, preexec_fn=None, **kwargs):
-    "A command of the package as a process of its own: no real data, one thread, no network to fall back on, and Ctrl-C as in a terminal."
+    """A command of the package as a process of its own: no real data, one thread,
+    no network to fall back on, and Ctrl-C as in a terminal."""
     def prepare(): # a shell's background jobs ignore Ctrl-C, and so would their children
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if preexec_fn: preexec_fn()
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'https_proxy': 'http://127.0.0.1:9', 'HF_HUB_OFFLINE': '1', **(env or {})}
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg',
+           'https_proxy': 'http://127.0.0.1:9', 'HF_HUB_OFFLINE': '1', **(env or {})}
     env.pop('MEDFUSION_DATA', None)
     program = [str(BIN/command)] if command.startswith('medfusion') else [sys.executable, command]
-    return subprocess.Popen([*program, *map(str, args)], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare, **kwargs)
+    return subprocess.Popen([*program, *map(str, args)], cwd=cwd, env=env, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, preexec_fn=prepare, **kwargs)
 
 
 def finish(process, timeout=300):
@@ -53,7 +57,8 @@ def wait_for(condition, process, timeout=300):
     "Poll until the condition holds while the process is at work; fail with its output when it ends before."
     end = time.monotonic() + timeout
     while not condition():
-        if process.poll() is not None: pytest.fail(f'ended too early, exit code {process.returncode}: {process.communicate()}')
+        if process.poll() is not None:
+            pytest.fail(f'ended too early, exit code {process.returncode}: {process.communicate()}')
         if time.monotonic() > end:
             process.kill()
             pytest.fail(f'nothing happened in {timeout} s: {process.communicate()}')
@@ -76,12 +81,14 @@ sys.addaudithook(hold)
 
 @pytest.fixture
 def hold(tmp_path_factory):
-    "Starts a command and waits until it is about to move a file or folder of that name into place (for the nth time), where it then sleeps."
+    """Starts a command and waits until it is about to move a file or folder of that name into place
+    (for the nth time), where it then sleeps."""
     def start_and_hold(name, command, *args, cwd, times=1):
         folder = tmp_path_factory.mktemp('hold')
         (folder/'sitecustomize.py').write_text(HOLD)
         path = os.pathsep.join(filter(None, [str(folder), os.environ.get('PYTHONPATH')]))
-        p = start(command, *args, cwd=cwd, env=dict(PYTHONPATH=path, HOLD=name, HOLD_TIMES=str(times), HELD=str(folder/'held')))
+        env = dict(PYTHONPATH=path, HOLD=name, HOLD_TIMES=str(times), HELD=str(folder/'held'))
+        p = start(command, *args, cwd=cwd, env=env)
         wait_for((folder/'held').exists, p)
         return p
     return start_and_hold
@@ -89,7 +96,8 @@ def hold(tmp_path_factory):
 
 @pytest.fixture
 def here(capfd, monkeypatch, tmp_path):
-    "Runs a command within this process, in the test's folder and without real data, warnings shown as a process shows them: exit code, standard output, standard error."
+    """Runs a command within this process, in the test's folder and without real data,
+    warnings shown as a process shows them: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('MEDFUSION_DATA', raising=False)
     def run_here(command, *args):
@@ -97,9 +105,12 @@ def here(capfd, monkeypatch, tmp_path):
         monkeypatch.setattr(sys, 'argv', [command, *map(str, args)])
         capfd.readouterr()
         with warnings.catch_warnings(): # pytest collects them, and lets those about deprecation through
-            warnings.showwarning = lambda message, category, file, line, *_: sys.stderr.write(warnings.formatwarning(message, category, file, line))
+            warnings.showwarning = lambda message, category, file, line, *_: \
+                sys.stderr.write(warnings.formatwarning(message, category, file, line))
             for kind in (DeprecationWarning, PendingDeprecationWarning): warnings.simplefilter('ignore', kind)
-            try: script.load()(); code = 0
+            try:
+                script.load()()
+                code = 0
             except SystemExit as e: code = e.code or 0
         return code, *capfd.readouterr()
     return run_here
@@ -120,14 +131,16 @@ def image(path):
 
 def tree(folder):
     "Every file below a folder with its content."
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
+    files = [p for p in sorted(Path(folder).rglob('*')) if p.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def write_pairs(folder, n, size=128):
     "CT and MRI folders with n phantoms, names with blanks and letters beyond ASCII."
     phantom = phantom_pair(size, seed=1)
     for i in range(n):
-        for kind, img in (('CT', phantom.ct), ('MRI', phantom.mri)): write_image(folder/kind/f'Schnitt ä{i:02d}.png', np.roll(img, 3*i, 1))
+        for kind, img in (('CT', phantom.ct), ('MRI', phantom.mri)):
+            write_image(folder/kind/f'Schnitt ä{i:02d}.png', np.roll(img, 3*i, 1))
     return folder/'CT', folder/'MRI'
 
 
@@ -136,7 +149,8 @@ def write_llvip(folder, size=64):
     for split, seeds in dict(train=range(4), test=(4, 5)).items():
         for i in seeds:
             phantom = phantom_pair(size, seed=i)
-            for kind, img in (('visible', phantom.mri), ('infrared', phantom.ct)): write_image(folder/kind/split/f'{i}.png', img)
+            for kind, img in (('visible', phantom.mri), ('infrared', phantom.ct)):
+                write_image(folder/kind/split/f'{i}.png', img)
     return folder
 
 

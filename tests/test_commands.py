@@ -26,8 +26,10 @@ def test_every_command_explains_itself(tmp_path, here):
         code, out, err = here(f'medfusion_{command}', '--help')
         assert (code, err) == (0, ''), (command, err)
         assert out.startswith(f'usage: medfusion_{command} ') and out.rstrip().endswith(EXIT_CODES), out
-        assert re.search(rf'^example:\n  medfusion_{command}\b', out, re.M) or command == 'data', f'{command} shows no example'
-        assert not re.search(r'--\w+_|default: (None|False|\()', out), out # one style: dashes, defaults as one would type them
+        assert re.search(rf'^example:\n  medfusion_{command}\b', out, re.M) or command == 'data', \
+            f'{command} shows no example'
+        # one style: dashes, defaults as one would type them
+        assert not re.search(r'--\w+_|default: (None|False|\()', out), out
         usage[f'medfusion_{command}'] = out
     code, out, err = here('medfusion_data', 'fetch', '--help') # options of an action
     assert (code, err) == (0, '') and re.search(r'^example:\n  medfusion_data fetch', out, re.M), err
@@ -37,7 +39,8 @@ def test_every_command_explains_itself(tmp_path, here):
     lines = [line.split() for line in shell.splitlines() if line.startswith('medfusion_')]
     assert {command for command, *_ in lines} == set(usage)
     for command, *words in lines:
-        for option in (w for w in words if w.startswith('-')): assert re.search(rf'(?<![\w-]){option}\b', usage[command]), f'{command} has no {option}'
+        for option in (w for w in words if w.startswith('-')):
+            assert re.search(rf'(?<![\w-]){option}\b', usage[command]), f'{command} has no {option}'
 
 
 def test_every_command_has_a_version_and_refuses_an_unknown_option(tmp_path, here):
@@ -50,21 +53,27 @@ def test_every_command_has_a_version_and_refuses_an_unknown_option(tmp_path, her
 
 
 def test_json_is_all_that_is_printed(tmp_path, here):
-    "Not on a terminal, with `--json`: one JSON object on standard output, nothing on standard error, and what it says is true. One command in a process of its own, the others in this one."
+    """Not on a terminal, with `--json`: one JSON object on standard output, nothing on standard error,
+    and what it says is true. One command in a process of its own, the others in this one."""
     write_llvip(tmp_path/'llvip')
     for folder in write_pairs(tmp_path/'study', 4, size=64):
-        for f, name in zip(sorted(folder.iterdir()), (20001, 20002, 33001, 41001)): f.rename(folder/f'{name}.png')
+        for f, name in zip(sorted(folder.iterdir()), (20001, 20002, 33001, 41001)):
+            f.rename(folder/f'{name}.png')
     quick = ['--epochs', 1, '--crop', 32, '--backbone', 'resnet18', '--imagenet', 'no', '--batch_size', 16]
     results = {}
     fusing = start('medfusion_fuse', 'study/CT', 'study/MRI', '-o', 'fused', '--json', cwd=tmp_path)
-    runs = dict(pretrain=('llvip', *quick), finetune=('study', *quick), evaluate=('study',), benchmark=('--sizes', 64, '--batches', 1, '--precisions', 'float32', '--devices', 'cpu', '--repeats', 1))
-    for command, (code, out, err) in {**{k: here(f'medfusion_{k}', *args, '-o', k, '--json') for k, args in runs.items()}, 'fuse': finish(fusing)}.items():
+    timed = ('--sizes', 64, '--batches', 1, '--precisions', 'float32', '--devices', 'cpu', '--repeats', 1)
+    runs = dict(pretrain=('llvip', *quick), finetune=('study', *quick), evaluate=('study',), benchmark=timed)
+    done = {k: here(f'medfusion_{k}', *args, '-o', k, '--json') for k, args in runs.items()}
+    done['fuse'] = finish(fusing)
+    for command, (code, out, err) in done.items():
         assert (code, err) == (0, ''), (command, err)
         results[command] = json.loads(out, parse_constant=lambda x: x/0) # NaN is no JSON
     assert sorted(results['fuse']['written']) == [f'fused/{n}.png' for n in (20001, 20002, 33001, 41001)]
     for command in ('pretrain', 'finetune'):
         assert (tmp_path/results[command]['checkpoint']).is_file() and len(results[command]['history']) == 1
-    assert results['evaluate']['pairs'] == 2 and results['evaluate']['summary'] == json.loads((tmp_path/'evaluate'/'summary_statistics.json').read_text())
+    summary = json.loads((tmp_path/'evaluate'/'summary_statistics.json').read_text())
+    assert results['evaluate']['pairs'] == 2 and results['evaluate']['summary'] == summary
     assert {'full', 'compact', 'maximum'} < set(results['evaluate']['summary']['summary'])
     assert {r['task'] for r in results['benchmark']['rows']} >= {'fuse', 'train'}
 
@@ -75,27 +84,37 @@ def test_finetune_learns_from_all_pairs_whatever_their_names(tmp_path, here):
     quick = ('mine', '--valid=', '--test=', '--epochs', 1, '--crop', 64, '--mixed-precision', 'no')
     code, out, err = here('medfusion_finetune', *quick, '--checkpoint', 'compact', '-o', 'run', '--json')
     assert (code, err) == (0, '') and json.loads(out)['evaluation']['pairs'] == 3
-    code, out, err = here('medfusion_fuse', 'mine/CT', 'mine/MRI', '--weights', 'run/medical_fusion_finetuned.pth', '-o', 'fused')
+    code, out, err = here('medfusion_fuse', 'mine/CT', 'mine/MRI',
+                          '--weights', 'run/medical_fusion_finetuned.pth', '-o', 'fused')
     assert code == 0 and len(tree(tmp_path/'fused')) == 3, err
-    code, out, err = here('medfusion_finetune', *quick, '--network', 'compact', '--recipe', 'shipped', '-o', 'random', '--json')
+    code, out, err = here('medfusion_finetune', *quick, '--network', 'compact', '--recipe', 'shipped',
+                          '-o', 'random', '--json')
     assert (code, err) == (0, '') and json.loads(out)['evaluation']['pairs'] == 3
     config = read_checkpoint(tmp_path/'random'/'last.pth')['train_config']
-    assert (config['network'], config['turns'], config['crop'], config['window']) == ('compact', True, 64, (40., 80.))
+    assert (config['network'], config['turns']) == ('compact', True)
+    assert (config['crop'], config['window']) == (64, (40., 80.))
 
 
 def test_finetune_refuses_what_does_not_fit(tmp_path, here):
-    "Options that contradict each other, and a folder that holds another run: one line, and nothing is touched."
+    """Options that contradict each other, and a folder that holds another run: one line,
+    and nothing is touched."""
     write_pairs(tmp_path/'mine', 3, size=64)
     write_pairs(tmp_path/'yours', 4, size=64)
     quick = ('--valid=', '--test=', '--crop', 32, '--checkpoint', 'compact', '-o', 'run')
-    for says, options in (('compact network', ('--network', 'full')), ('CENTRE,WIDTH', ('--window', 'lung')), ('polish', ('--recipe', 'polish'))):
+    for says, options in (('compact network', ('--network', 'full')),
+                          ('CENTRE,WIDTH', ('--window', 'lung')),
+                          ('--hu', ('--window', '40,400')),
+                          ('polish', ('--recipe', 'polish'))):
         code, out, err = here('medfusion_finetune', 'mine', *quick, *options)
-        assert code == 2 and says in one_line(err, 'medfusion_finetune') and not (tmp_path/'run').exists(), err
+        assert code == 2 and says in one_line(err, 'medfusion_finetune'), err
+        assert not (tmp_path/'run').exists(), err
     assert here('medfusion_finetune', 'mine', *quick, '--epochs', 1)[0] == 0
     before = (tmp_path/'run'/'last.pth').read_bytes()
     save_checkpoint(CompactNet(), tmp_path/'random.pth')
-    for says, root, options in (('4 here', 'yours', ('--epochs', 1)), ('another window', 'mine', ('--epochs', 1, '--window', '40,400')),
-                                ('starting weights', 'mine', ('--epochs', 1, '--network', 'compact', '--checkpoint', 'random.pth'))):
+    for says, root, options in (('4 here', 'yours', ('--epochs', 1)),
+                                ('another seed', 'mine', ('--epochs', 1, '--seed', 7)),
+                                ('starting weights', 'mine',
+                                 ('--epochs', 1, '--network', 'compact', '--checkpoint', 'random.pth'))):
         code, out, err = here('medfusion_finetune', root, *quick, *options)
         line = one_line(err, 'medfusion_finetune')
         assert code == 2 and 'run: holds a run with' in line and says in line and '--out' in line, err
@@ -107,29 +126,39 @@ def test_finetune_refuses_what_does_not_fit(tmp_path, here):
 
 
 def test_evaluate_measures_findings_fused_by_another_program(tmp_path, here):
-    "The pairs with findings are written for it; its images get the numbers of the same method in memory; without them it gets metrics only."
+    """The pairs with findings are written for it; its images get the numbers of the same method in memory;
+    without them it gets metrics only."""
     write_pairs(tmp_path/'study', 3)
     every = ('study', '--split', 'all', '--patient', '(.+)', '--weights', 'compact')
-    code, out, err = here('medfusion_evaluate', *every, '--no-findings', '--findings-out', 'given', '-o', 'plain')
-    assert (code, err) == (0, '') and 'wrote given' in out and 'Findings' not in out and not (tmp_path/'plain'/'findings.csv').exists(), err
+    code, out, err = here('medfusion_evaluate', *every, '--no-findings',
+                          '--findings-out', 'given', '-o', 'plain')
+    assert (code, err) == (0, '') and 'wrote given' in out, err
+    assert 'Findings' not in out and not (tmp_path/'plain'/'findings.csv').exists(), err
     given = [sorted((tmp_path/'given'/k).iterdir()) for k in ('CT', 'MRI')]
     assert [f.name for f in given[0]] == [f.name for f in given[1]] and len(given[0]) > 20
-    for ct, mri in zip(*given): write_image(tmp_path/'theirs'/ct.name, np.maximum(read_image(ct), read_image(mri)))
-    for ct in (tmp_path/'study'/'CT').iterdir(): write_image(tmp_path/'few'/ct.name, read_image(tmp_path/'theirs'/ct.name))
-    code, out, err = here('medfusion_evaluate', *every, '--findings-out', 'given', '--method', 'theirs=theirs', '--method', 'few=few', '-o', 'run', '--json')
+    for ct, mri in zip(*given):
+        write_image(tmp_path/'theirs'/ct.name, np.maximum(read_image(ct), read_image(mri)))
+    for ct in (tmp_path/'study'/'CT').iterdir():
+        write_image(tmp_path/'few'/ct.name, read_image(tmp_path/'theirs'/ct.name))
+    code, out, err = here('medfusion_evaluate', *every, '--findings-out', 'given',
+                          '--method', 'theirs=theirs', '--method', 'few=few', '-o', 'run', '--json')
     assert (code, err) == (0, ''), err
     findings = json.loads(out)['summary']['findings']
-    assert findings['mean']['theirs'] == findings['mean']['maximum'] and 'few' not in findings['mean'] and (tmp_path/'run'/'findings.csv').is_file()
+    assert findings['mean']['theirs'] == findings['mean']['maximum'] and 'few' not in findings['mean']
+    assert (tmp_path/'run'/'findings.csv').is_file()
     (tmp_path/'theirs'/given[0][-1].name).unlink()
     code, out, err = here('medfusion_evaluate', *every, '--method', 'theirs=theirs', '-o', 'other')
-    assert code == 2 and given[0][-1].name in one_line(err, 'medfusion_evaluate') and not (tmp_path/'other').exists()
+    assert code == 2 and given[0][-1].name in one_line(err, 'medfusion_evaluate')
+    assert not (tmp_path/'other').exists()
     write_pairs(tmp_path/'larger', 4)
-    code, out, err = here('medfusion_evaluate', 'larger', *every[1:], '--findings-out', 'given', '-o', 'other')
+    code, out, err = here('medfusion_evaluate', 'larger', *every[1:],
+                          '--findings-out', 'given', '-o', 'other')
     assert code == 2 and 'given' in one_line(err, 'medfusion_evaluate') and not (tmp_path/'other').exists()
 
 
 def test_data_verifies_and_asks_before_it_fetches(tmp_path, here, monkeypatch):
-    "Exit code 0 for a good folder, 1 for one with a wrong pair, 2 where terms are not accepted; nothing is asked of the network before that."
+    """Exit code 0 for a good folder, 1 for one with a wrong pair, 2 where terms are not accepted;
+    nothing is asked of the network before that."""
     ct, mri = write_pairs(tmp_path/'good', 2, size=96)
     write_pairs(tmp_path/'bad', 2, size=96)
     (tmp_path/'bad'/'MRI'/'Schnitt ä00.png').unlink()
@@ -142,7 +171,8 @@ def test_data_verifies_and_asks_before_it_fetches(tmp_path, here, monkeypatch):
     assert code == 2 and 'no licence stated' in out and '--accept' in one_line(err, 'medfusion_data')
     code, out, err = here('medfusion_data', 'fetch', 'LLVIP', '--accept')
     assert (code, out) == (2, '') and 'download_dataset.md' in one_line(err, 'medfusion_data')
-    monkeypatch.setenv('http_proxy', 'http://127.0.0.1:9'); monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
+    monkeypatch.setenv('http_proxy', 'http://127.0.0.1:9')
+    monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
     monkeypatch.setattr('medfusion_nb.datasets.time.sleep', lambda seconds: None) # between its tries
     code, out, err = here('medfusion_data', 'fetch', 'TNO', '--accept', '--out', 'sets')
     assert code == 2 and 'github.com' in one_line(err, 'medfusion_data'), err
@@ -156,7 +186,8 @@ def test_no_arguments_fuse_the_phantom_and_overwrite_nothing(tmp_path):
     assert list(tree(tmp_path)) == ['fused.png']
     img, phantom = image(tmp_path/'fused.png'), phantom_pair(256)
     assert img.dtype == np.uint8 and img.shape == (256, 256)
-    assert img[maximum_filter(np.maximum(phantom.ct, phantom.mri), 3) == 0].max() == 0, 'the background is not black'
+    background = maximum_filter(np.maximum(phantom.ct, phantom.mri), 3) == 0
+    assert img[background].max() == 0, 'the background is not black'
     assert img[phantom.masks['skull']].mean() > 150, 'the bone of the CT is missing'
     tissue = phantom.masks['grey_matter'] | phantom.masks['ventricles']
     def like_mri(x): return np.corrcoef(x[tissue], phantom.mri[tissue])[0, 1]
@@ -192,7 +223,8 @@ def test_other_commands_name_a_missing_folder(tmp_path, here):
 
 def test_folders(tmp_path):
     ct, mri = write_pairs(tmp_path, 3)
-    code, out, err = run('medfusion_fuse', 'CT', 'MRI', '-o', 'fused', '--bits', '16', '--figure', cwd=tmp_path)
+    code, out, err = run('medfusion_fuse', 'CT', 'MRI', '-o', 'fused', '--bits', '16', '--figure',
+                         cwd=tmp_path)
     assert (code, err) == (0, ''), 'piped, it should be quiet'
     names = [p.name for p in sorted(ct.iterdir())]
     assert sorted(p.name for p in (tmp_path/'fused').glob('*.png')) == names
@@ -200,14 +232,17 @@ def test_folders(tmp_path):
     for name in names:
         img = image(tmp_path/'fused'/name)
         assert img.dtype == np.uint16 and img.shape == (128, 128)
-        assert np.abs(img/65535 - fuse(ct/name, mri/name)).max() < 2e-3 # the number of threads differs between the processes
+        # the number of threads differs between the processes
+        assert np.abs(img/65535 - fuse(ct/name, mri/name)).max() < 2e-3
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, pair):
     "A limit on the size of a file stands in for a disk that fills up while the image is written."
     def limit(): resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     before = tree(tmp_path)
-    code, out, err = finish(start('medfusion_fuse', *pair, '-o', 'out.png', cwd=tmp_path, env=dict(PYTHONDONTWRITEBYTECODE='1'), preexec_fn=limit))
+    p = start('medfusion_fuse', *pair, '-o', 'out.png', cwd=tmp_path,
+              env=dict(PYTHONDONTWRITEBYTECODE='1'), preexec_fn=limit)
+    code, out, err = finish(p)
     assert (code, out) == (2, ''), err
     assert 'out.png' in err.splitlines()[-1] or 'too large' in err.splitlines()[-1], err
     assert tree(tmp_path) == before

@@ -1,7 +1,8 @@
-"""The notebooks in a real JupyterLab, driven in headless Chromium: they open whole, run to the end, and the viewer follows its sliders and the mouse.
+"""The notebooks in a real JupyterLab, driven in headless Chromium: they open whole, run to the end,
+and the viewer follows its sliders and the mouse.
 
-Every notebook is opened; run are the viewer's and one more, all of them with `pytest -m browser --all-notebooks`. Screenshots go to the folder named by
-MEDFUSION_SCREENSHOTS, if any.
+Every notebook is opened; run are the viewer's and one more, all of them with
+`pytest -m browser --all-notebooks`. Screenshots go to the folder named by MEDFUSION_SCREENSHOTS, if any.
 """
 import json
 import os
@@ -26,12 +27,16 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p.name for p in (ROOT/'nbs').glob('*.ipynb'))
 RUN_BY_DEFAULT = ('00_data.ipynb', '09_view.ipynb')
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+         '--disable-background-networking', '--disable-component-update', '--disable-sync']
 LIMIT, PATIENCE = 180, 900 # s for one notebook on 2 quiet cores, and on a busy machine before it is given up
 
-sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install playwright')
+sync_api = pytest.importorskip('playwright.sync_api',
+                               reason='playwright is not installed: pip install playwright')
 pytest.importorskip('jupyterlab', reason='JupyterLab is not installed: pip install jupyterlab')
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine: apt-get install chromium')]
+pytestmark = [pytest.mark.browser,
+              pytest.mark.skipif(CHROMIUM is None,
+                                 reason='no Chromium on this machine: apt-get install chromium')]
 
 VIEWER = '''
 import numpy as np
@@ -44,7 +49,8 @@ view(ct, mri, 1 - mri, attention=mri[:, ::-1], index=8, width=512)
 LABEL = '''
 import ipywidgets as W
 slider, label = W.IntSlider(8, max=63), W.HTML()
-def redraw(_=None): label.value = f'{slider.value} <img src="data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7">'
+def redraw(_=None): label.value = f'{slider.value} <img src="data:image/gif;base64,\
+R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7">'
 slider.observe(redraw, 'value'); redraw()
 W.VBox([slider, label])
 '''
@@ -58,26 +64,38 @@ def lab(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('lab')
     shutil.copytree(ROOT/'nbs', tmp/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_proc'))
     v4, python = nbformat.v4, dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
-    lost = v4.new_output('display_data', {'application/vnd.jupyter.widget-view+json': dict(model_id='0'*32, version_major=2, version_minor=0)})
-    for name, cells in dict(viewer=[v4.new_code_cell(VIEWER)], label=[v4.new_code_cell(LABEL)], broken=[v4.new_code_cell('1', outputs=[lost]), *map(v4.new_code_cell, BROKEN)]).items():
+    widget = dict(model_id='0'*32, version_major=2, version_minor=0)
+    lost = v4.new_output('display_data', {'application/vnd.jupyter.widget-view+json': widget})
+    broken = [v4.new_code_cell('1', outputs=[lost]), *map(v4.new_code_cell, BROKEN)]
+    added = dict(viewer=[v4.new_code_cell(VIEWER)], label=[v4.new_code_cell(LABEL)], broken=broken)
+    for name, cells in added.items():
         nbformat.write(v4.new_notebook(cells=cells, metadata=python), tmp/'nbs'/f'{name}.ipynb')
     settings = tmp/'settings'/'@jupyterlab'
-    for plugin, value in {'notebook-extension/tracker': dict(windowingMode='none'), 'apputils-extension/notification': dict(fetchNews='false')}.items():
+    overrides = {'notebook-extension/tracker': dict(windowingMode='none'),
+                 'apputils-extension/notification': dict(fetchNews='false')}
+    for plugin, value in overrides.items():
         file = settings/f'{plugin}.jupyterlab-settings'
-        file.parent.mkdir(parents=True, exist_ok=True); file.write_text(json.dumps(value))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(value))
     with socket.socket() as s:
-        s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'JUPYTERLAB_SETTINGS_DIR': str(tmp/'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(tmp/'workspaces'),
-           'JUPYTER_CONFIG_DIR': str(tmp/'config'), 'JUPYTER_DATA_DIR': str(tmp/'data'), 'JUPYTER_RUNTIME_DIR': str(tmp/'runtime'), 'PYTHONPATH': str(ROOT), 'HF_HUB_OFFLINE': '1'}
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    env = {**os.environ, 'OMP_NUM_THREADS': '1',
+           'JUPYTERLAB_SETTINGS_DIR': str(tmp/'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(tmp/'workspaces'),
+           'JUPYTER_CONFIG_DIR': str(tmp/'config'), 'JUPYTER_DATA_DIR': str(tmp/'data'),
+           'JUPYTER_RUNTIME_DIR': str(tmp/'runtime'), 'PYTHONPATH': str(ROOT), 'HF_HUB_OFFLINE': '1'}
     for name in ('MEDFUSION_DATA', 'MPLBACKEND'): env.pop(name, None)
     log = (tmp/'lab.log').open('w')
-    server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--ServerApp.port_retries=0',
-                               '--IdentityProvider.token=', '--LabApp.expose_app_in_browser=True', f'--ServerApp.root_dir={tmp/"nbs"}'], env=env, stdout=log, stderr=log)
+    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1',
+               f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=',
+               '--LabApp.expose_app_in_browser=True', f'--ServerApp.root_dir={tmp/"nbs"}']
+    server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     def answers():
         with socket.socket() as s: return s.connect_ex(('127.0.0.1', port)) == 0
     end = time.monotonic() + 60
     while not answers():
-        if server.poll() is not None or time.monotonic() > end: pytest.fail(f"JupyterLab did not start: {(tmp/'lab.log').read_text()[-2000:]}")
+        if server.poll() is not None or time.monotonic() > end:
+            pytest.fail(f"JupyterLab did not start: {(tmp/'lab.log').read_text()[-2000:]}")
         time.sleep(.1)
     yield SimpleNamespace(url=f'http://127.0.0.1:{port}', process=psutil.Process(server.pid))
     server.terminate()
@@ -98,23 +116,31 @@ class Notebook:
     "A notebook that is open in JupyterLab."
     STATE = '''() => { const panel = jupyterapp.shell.currentWidget, cells = [...panel.content.model.cells];
         return {kernel: panel.sessionContext.session?.kernel?.status,
-                cells: cells.map(c => ({type: c.type, source: c.sharedModel.source, count: c.executionCount ?? null,
+                cells: cells.map(c => ({type: c.type, source: c.sharedModel.source,
+                                        count: c.executionCount ?? null,
                                         outputs: c.type === 'code' ? c.outputs.toJSON() : []}))} }'''
 
     def __init__(self, lab, browser, name, page=None): # page: JupyterLab that is open already
         self.name, self.page, self.own, self.errors = name, page or browser.new_page(), page is None, []
-        self.listeners = dict(pageerror=lambda e: self.errors.append(str(e)),
-                              console=lambda m: self.errors.append(m.text) if m.type == 'error' and 'widget' in m.text.lower() else None)
+        def console(m):
+            if m.type == 'error' and 'widget' in m.text.lower(): self.errors.append(m.text)
+        self.listeners = dict(pageerror=lambda e: self.errors.append(str(e)), console=console)
         for event, listener in self.listeners.items(): self.page.on(event, listener)
         if self.own: self.page.goto(f'{lab.url}/doc/tree/{name}')
         else: self.page.evaluate('path => { jupyterapp.commands.execute("docmanager:open", {path}) }', name)
-        self.page.wait_for_function('name => window.jupyterapp?.shell?.currentWidget?.context?.path === name && jupyterapp.shell.currentWidget.context.isReady'
-                                    ' && document.querySelectorAll(".jp-Cell").length >= jupyterapp.shell.currentWidget.content.model.cells.length', arg=name, timeout=60_000)
-        self.page.wait_for_function('() => ["idle", "starting"].includes(jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status)', timeout=60_000)
+        self.page.wait_for_function(
+            'name => window.jupyterapp?.shell?.currentWidget?.context?.path === name'
+            ' && jupyterapp.shell.currentWidget.context.isReady'
+            ' && document.querySelectorAll(".jp-Cell").length'
+            ' >= jupyterapp.shell.currentWidget.content.model.cells.length', arg=name, timeout=60_000)
+        self.page.wait_for_function(
+            '() => ["idle", "starting"].includes('
+            'jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status)', timeout=60_000)
 
     def __enter__(self): return self
     def __exit__(self, *_):
-        self.page.evaluate('async () => { const w = jupyterapp.shell.currentWidget; await w.sessionContext.shutdown(); w.dispose() }')
+        self.page.evaluate('async () => { const w = jupyterapp.shell.currentWidget; '
+                           'await w.sessionContext.shutdown(); w.dispose() }')
         for event, listener in self.listeners.items(): self.page.remove_listener(event, listener)
         if self.own: self.page.close()
 
@@ -128,9 +154,11 @@ class Notebook:
         def done():
             code = [c for c in self.cells() if c['type'] == 'code' and c['source'].strip()]
             failed = [c for c in code if any(o['output_type'] == 'error' for o in c['outputs'])]
-            return failed or (not self.page.locator('.jp-InputArea-prompt:text-is("[*]:")').count() and all(c['count'] for c in code))
+            waiting = self.page.locator('.jp-InputArea-prompt:text-is("[*]:")')
+            return failed or (not waiting.count() and all(c['count'] for c in code))
         while not done():
-            if time.monotonic() - start > PATIENCE: pytest.fail(f'{self.name} has not ended after {PATIENCE} s')
+            if time.monotonic() - start > PATIENCE:
+                pytest.fail(f'{self.name} has not ended after {PATIENCE} s')
             time.sleep(.5)
         return time.monotonic() - start
 
@@ -141,12 +169,15 @@ class Notebook:
             if c['type'] == 'markdown': prose = c['source']
             for out in c['outputs']:
                 text = ''.join(out.get('text', ''))
+                warned = out.get('name') == 'stderr' and re.search(r'Warning\b|Traceback', text)
                 if out['output_type'] == 'error': yield f"cell {i}: {out['ename']}: {out['evalue']}"
-                elif out.get('name') == 'stderr' and re.search(r'Warning\b|Traceback', text) and 'warn' not in prose.lower(): yield f'cell {i}: {text}'
-        widgets = sum('application/vnd.jupyter.widget-view+json' in o.get('data', {}) for c in self.cells() for o in c['outputs'])
+                elif warned and 'warn' not in prose.lower(): yield f'cell {i}: {text}'
+        outputs = [o for c in self.cells() for o in c['outputs']]
+        widgets = sum('application/vnd.jupyter.widget-view+json' in o.get('data', {}) for o in outputs)
         drawn = self.page.locator('.jp-OutputArea-output:has(.jupyter-widgets)').count()
         if drawn < widgets: yield f'{drawn} of {widgets} widgets are drawn'
-        for lost in self.page.locator('text=/Error displaying widget|Loading widget|Could not load widget|model not found/').all(): yield f'widget: {lost.inner_text()}'
+        messages = 'text=/Error displaying widget|Loading widget|Could not load widget|model not found/'
+        for lost in self.page.locator(messages).all(): yield f'widget: {lost.inner_text()}'
         yield from self.errors
 
     def screenshot(self, what, whole=False):
@@ -155,7 +186,8 @@ class Notebook:
         if not folder: return
         notebook = 'document.querySelector(".jp-WindowedPanel-outer")'
         if whole:
-            self.page.set_viewport_size(dict(width=1400, height=min(16000, 150 + self.page.evaluate(f'() => {notebook}.scrollHeight'))))
+            height = 150 + self.page.evaluate(f'() => {notebook}.scrollHeight')
+            self.page.set_viewport_size(dict(width=1400, height=min(16000, height)))
             self.page.evaluate(f'() => {{ {notebook}.scrollTop = 0 }}')
         self.page.wait_for_timeout(500)
         self.page.screenshot(path=Path(folder)/f'{Path(self.name).stem}_{what}.png')
@@ -172,7 +204,8 @@ def page(lab, browser):
 
 
 def test_complaints_are_found(lab, browser, page):
-    "What the tests below look for is seen in a notebook that has it: a widget that is lost, a warning, an error."
+    """What the tests below look for is seen in a notebook that has it:
+    a widget that is lost, a warning, an error."""
     with Notebook(lab, browser, 'broken.ipynb', page) as nb:
         becomes(nb, lambda: any('widget' in c for c in nb.complaints()), 'the lost widget was not noticed')
         nb.run_all()
@@ -185,19 +218,24 @@ def test_opens(lab, browser, page, name):
     "Its saved outputs are all shown, and nothing is missing."
     with Notebook(lab, browser, name, page) as nb:
         saved = sum('image/png' in o.get('data', {}) for c in nb.cells() for o in c['outputs'])
-        nb.page.wait_for_function(f'() => document.querySelectorAll(".jp-OutputArea img").length >= {saved}', timeout=30_000)
-        broken = nb.page.evaluate('() => [...document.querySelectorAll(".jp-OutputArea img")].filter(i => !(i.complete && i.naturalWidth)).length')
+        nb.page.wait_for_function(f'() => document.querySelectorAll(".jp-OutputArea img").length >= {saved}',
+                                  timeout=30_000)
+        broken = nb.page.evaluate('() => [...document.querySelectorAll(".jp-OutputArea img")]'
+                                  '.filter(i => !(i.complete && i.naturalWidth)).length')
         nb.screenshot('opened')
         assert broken == 0 and list(nb.complaints()) == []
 
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_run_all(lab, browser, name, request):
-    "Run All reaches the end without a complaint, within three minutes; on a busy machine within three minutes of processor time."
-    if name not in RUN_BY_DEFAULT and not request.config.getoption('all_notebooks'): pytest.skip('run with --all-notebooks')
+    """Run All reaches the end without a complaint, within three minutes;
+    on a busy machine within three minutes of processor time."""
+    if name not in RUN_BY_DEFAULT and not request.config.getoption('all_notebooks'):
+        pytest.skip('run with --all-notebooks')
     with Notebook(lab, browser, name) as nb:
         seconds = nb.run_all()
-        kernels = [p for p in lab.process.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE and any('ipykernel' in a for a in p.cmdline())]
+        kernels = [p for p in lab.process.children(recursive=True)
+                   if p.status() != psutil.STATUS_ZOMBIE and any('ipykernel' in a for a in p.cmdline())]
         computed = sum(sum(p.cpu_times()[:4]) for p in kernels)
         nb.page.wait_for_timeout(1000)
         nb.screenshot('run', whole=True)
@@ -252,11 +290,15 @@ def as_grey(image): return np.round(255*image).astype(np.uint8)
 
 
 def test_slider_moves_the_pictures(viewer):
-    "The slice that the slider names is what all three pictures show, step by step and after a key was held down."
+    """The slice that the slider names is what all three pictures show,
+    step by step and after a key was held down."""
     head = expected()
     def shown(index):
         wanted = [as_grey(np.roll(x, 6*index, 1)) for x in (head.ct, head.mri, 1 - head.mri)]
-        becomes(viewer, lambda: len(found := pictures(viewer)) == 3 and all(np.array_equal(p[..., 0], w) for p, w in zip(found, wanted)), f'slice {index} is not shown')
+        def there():
+            found = pictures(viewer)
+            return len(found) == 3 and all(np.array_equal(p[..., 0], w) for p, w in zip(found, wanted))
+        becomes(viewer, there, f'slice {index} is not shown')
     viewer.slider.focus()
     for key, index in (('ArrowRight', 9), ('ArrowLeft', 8), ('ArrowLeft', 7)):
         viewer.page.keyboard.press(key)
@@ -270,12 +312,16 @@ def test_slider_moves_the_pictures(viewer):
 
 
 def slider_to_frame(nb, images):
-    "From the key on the slider, at four steps a second to slices never shown before, to the frame after the last image has loaded: five medians of ten, ms."
+    """From the key on the slider, at four steps a second to slices never shown before,
+    to the frame after the last image has loaded: five medians of ten, ms."""
     nb.page.evaluate('''images => { window.times = []; let start = 0, left = 0;
         document.addEventListener("keydown", () => { start = performance.now(); left = images }, true);
-        document.addEventListener("load", e => { if (e.target.offsetParent && --left === 0) requestAnimationFrame(() => times.push(performance.now() - start)) }, true) }''', images)
+        document.addEventListener("load", e => {
+            if (e.target.offsetParent && --left === 0)
+                requestAnimationFrame(() => times.push(performance.now() - start)) }, true) }''', images)
     nb.slider.focus()
-    nb.page.keyboard.press('Home'); nb.page.wait_for_timeout(1000)
+    nb.page.keyboard.press('Home')
+    nb.page.wait_for_timeout(1000)
     nb.page.evaluate('() => { times.length = 0 }')
     for i in range(50):
         nb.page.keyboard.press('ArrowRight')
@@ -285,15 +331,19 @@ def slider_to_frame(nb, images):
 
 
 def test_slider_to_picture(viewer, label):
-    "Three pictures of 512 x 512 beside a label of a few bytes, which is what JupyterLab itself needs; in series, as other programs also run on the machine."
+    """Three pictures of 512 x 512 beside a label of a few bytes, which is what JupyterLab itself needs;
+    in series, as other programs also run on the machine."""
     for what, nb, images in (('a label', label, 1), ('three pictures', viewer, 3)):
         nb.page.bring_to_front()
         series = slider_to_frame(nb, images)
         print(f'slider to {what}, medians of ten: {", ".join(f"{m:.0f}" for m in series)} ms')
-        assert series.min() < 1000 # the time itself (aim: 50 ms) is read from the lines above, on a quiet machine
+        # the time itself (aim: 50 ms) is read from the lines above, on a quiet machine
+        assert series.min() < 1000
 
 
-def toggle(nb, name): nb.page.locator('.jp-OutputArea .widget-toggle-button, .jp-OutputArea .widget-toggle-buttons button').get_by_text(name, exact=True).click()
+def toggle(nb, name):
+    buttons = '.jp-OutputArea .widget-toggle-button, .jp-OutputArea .widget-toggle-buttons button'
+    nb.page.locator(buttons).get_by_text(name, exact=True).click()
 
 
 def point(nb, x, y, panel=0, **kwargs):
@@ -303,9 +353,12 @@ def point(nb, x, y, panel=0, **kwargs):
 
 
 def drag(nb, start, end, panel=0):
-    "Drag from one voxel of an axial picture to another; the layout is given time to settle before, the viewer to follow before the button is released."
+    """Drag from one voxel of an axial picture to another; the layout is given time to settle before,
+    the viewer to follow before the button is released."""
     nb.page.wait_for_timeout(500)
-    point(nb, *start, panel); nb.page.mouse.down(); point(nb, *end, panel, steps=5)
+    point(nb, *start, panel)
+    nb.page.mouse.down()
+    point(nb, *end, panel, steps=5)
     nb.page.wait_for_timeout(1000)
     nb.page.mouse.up()
 
@@ -314,7 +367,8 @@ def readout(nb): return nb.page.locator('.jp-OutputArea .widget-html-content').l
 
 
 def test_cursor_reads_all_images(viewer):
-    "Pointed at a finding in any picture, all pictures mark it and the values are those of the arrays; they follow the slider."
+    """Pointed at a finding in any picture, all pictures mark it and the values are those of the arrays;
+    they follow the slider."""
     head, index = expected(), int(viewer.page.locator('.widget-readout').first.inner_text())
     for what, panel in (('lesion', 0), ('calcification', 2)):
         y, x = np.argwhere(np.roll(head.masks[what], 6*index, 1)).mean(0).round().astype(int)
@@ -322,16 +376,19 @@ def test_cursor_reads_all_images(viewer):
         def values(i):
             ct, mri = (np.roll(a, 6*i, 1)[y, x] for a in (head.ct_hu, head.mri))
             return re.compile(rf'x {x}, y {y}, z {i}\s+CT {ct:.0f} HU\s+MRI {mri:.2f}\s+fused {1 - mri:.2f}')
-        becomes(viewer, lambda: values(index).search(readout(viewer)), f'{readout(viewer)} instead of {values(index).pattern}')
+        becomes(viewer, lambda: values(index).search(readout(viewer)),
+                f'{readout(viewer)} instead of {values(index).pattern}')
         assert viewer.page.locator('.jp-OutputArea svg line[stroke=gold]').count() == 6
     viewer.screenshot('cursor')
     viewer.page.mouse.wheel(0, 100)
-    becomes(viewer, lambda: values(index + 1).search(readout(viewer)), f'the wheel did not turn to slice {index + 1}: {readout(viewer)}')
+    becomes(viewer, lambda: values(index + 1).search(readout(viewer)),
+            f'the wheel did not turn to slice {index + 1}: {readout(viewer)}')
     viewer.page.mouse.wheel(0, -100)
     becomes(viewer, lambda: values(index).search(readout(viewer)), 'the wheel did not turn back')
 
 
-def shows(nb, panel, image, what): becomes(nb, lambda: np.array_equal(pictures(nb)[panel][..., 0], as_grey(image)), what)
+def shows(nb, panel, image, what):
+    becomes(nb, lambda: np.array_equal(pictures(nb)[panel][..., 0], as_grey(image)), what)
 
 
 def test_window_by_preset_and_by_drag(viewer):
@@ -348,12 +405,15 @@ def test_window_by_preset_and_by_drag(viewer):
     presets.select_option('brain')
     shows(viewer, 0, window_ct(hu, 'brain'), 'preset brain')
     drag(viewer, (200, 300), (264, 268), 1)
-    def values(): return [float(viewer.page.locator('.jp-OutputArea .widget-text input[type=number]').nth(i).input_value()) for i in (0, 1)]
-    becomes(viewer, lambda: values() == [pytest.approx(40 + 2*80*32/512, abs=1.5), pytest.approx(80*4**(64/512), abs=1.5)], f'dragged to {values()}')
+    numbers = viewer.page.locator('.jp-OutputArea .widget-text input[type=number]')
+    def values(): return [float(numbers.nth(i).input_value()) for i in (0, 1)]
+    dragged = [pytest.approx(40 + 2*80*32/512, abs=1.5), pytest.approx(80*4**(64/512), abs=1.5)]
+    becomes(viewer, lambda: values() == dragged, f'dragged to {values()}')
     center, width = values()
     shows(viewer, 0, window_ct(hu, (center, width)), 'dragged window')
     assert presets.input_value() == 'custom'
-    point(viewer, 20, 20); viewer.page.wait_for_timeout(300)
+    point(viewer, 20, 20)
+    viewer.page.wait_for_timeout(300)
     assert values() == [center, width] # released
     presets.select_option('brain')
     shows(viewer, 0, window_ct(hu, 'brain'), 'preset brain')
@@ -363,18 +423,24 @@ def test_images_blend_and_swipe(viewer):
     "Buttons add pictures, colours carry a scale; two images blend, and the line of a swipe is dragged."
     head, index = expected(), int(viewer.page.locator('.widget-readout').first.inner_text())
     ct, mri = (np.roll(a, 6*index, 1) for a in (head.ct, head.mri))
-    toggle(viewer, 'attention'); toggle(viewer, 'fused - CT')
+    toggle(viewer, 'attention')
+    toggle(viewer, 'fused - CT')
     becomes(viewer, lambda: viewer.page.locator(PICTURES).count() == 5, 'no five pictures')
     assert viewer.page.locator('.jp-OutputArea svg image').count() == 2
-    viewer.page.wait_for_timeout(300); viewer.screenshot('colours')
-    toggle(viewer, 'attention'); toggle(viewer, 'fused - CT')
+    viewer.page.wait_for_timeout(300)
+    viewer.screenshot('colours')
+    toggle(viewer, 'attention')
+    toggle(viewer, 'fused - CT')
     toggle(viewer, 'blend')
     becomes(viewer, lambda: viewer.page.locator(PICTURES).count() == 1, 'no single picture')
-    becomes(viewer, lambda: np.abs(pictures(viewer)[0][..., 0] - 255*(ct + mri)/2).max() < 1.01, 'not half CT, half MRI')
+    becomes(viewer, lambda: np.abs(pictures(viewer)[0][..., 0] - 255*(ct + mri)/2).max() < 1.01,
+            'not half CT, half MRI')
     viewer.screenshot('blend')
     def swiped(x):
         shown = pictures(viewer)[0][..., 0]
-        return np.array_equal(shown[:, :x - 10], as_grey(ct)[:, :x - 10]) and np.array_equal(shown[:, x + 10:], as_grey(mri)[:, x + 10:])
+        left = np.array_equal(shown[:, :x - 10], as_grey(ct)[:, :x - 10])
+        right = np.array_equal(shown[:, x + 10:], as_grey(mri)[:, x + 10:])
+        return left and right
     toggle(viewer, 'swipe')
     becomes(viewer, lambda: swiped(256), 'not half CT, half MRI beside each other')
     drag(viewer, (256, 200), (128, 200))

@@ -1,4 +1,5 @@
-"The light wing stands without PyTorch: its modules import, and a pair and a volume are fused, where torch cannot be imported."
+"""The light wing stands without PyTorch: its modules import, and a pair and a volume are fused,
+where torch cannot be imported."""
 import re
 import subprocess
 import sys
@@ -31,7 +32,8 @@ class Brighter: # an engine like any other
 head = phantom_pair(128)
 fused = fuse(head.ct, head.mri, 'fused.png', engine=Brighter())
 assert np.array_equal(fused, np.maximum(head.ct, head.mri)) and Path('fused.png').is_file()
-phantom_study('study', size=(64, 64, 20), spacing=(3.6, 3.6, 8.), mri_grid=make_grid((64, 64, 24), (3.6, 3.6, 7.)))
+phantom_study('study', size=(64, 64, 20), spacing=(3.6, 3.6, 8.),
+              mri_grid=make_grid((64, 64, 24), (3.6, 3.6, 7.)))
 scans = read_volume('study', 'CT'), read_volume('study', 'MR')
 written = write_study(fuse_study(align(*scans, register='never'), Brighter()), 'out')
 assert {'fused.nii.gz', 'dicom', 'medfusion.json'} <= {p.name for p in written}

@@ -1,4 +1,5 @@
-"""The same batches, findings included, in every process, however many workers load them and however they were started."""
+"""The same batches, findings included, in every process,
+however many workers load them and however they were started."""
 import sys
 
 from conftest import finish, start, write_pairs
@@ -29,11 +30,14 @@ def test_batches_are_reproducible_across_processes(tmp_path):
     write_pairs(tmp_path, 6, size=64)
     script = tmp_path/'batches.py'
     script.write_text(BATCHES)
-    ways = [(0, 'fork'), (2, 'fork'), (1, 'spawn')] if sys.platform == 'linux' else [(0, 'spawn'), (1, 'spawn')]
-    processes = [start(str(script), *way, tmp_path, cwd=tmp_path, env=dict(PYTHONHASHSEED=str(i))) for i, way in enumerate(ways)]
+    ways = ([(0, 'fork'), (2, 'fork'), (1, 'spawn')] if sys.platform == 'linux'
+            else [(0, 'spawn'), (1, 'spawn')])
+    processes = [start(str(script), *way, tmp_path, cwd=tmp_path, env=dict(PYTHONHASHSEED=str(i)))
+                 for i, way in enumerate(ways)]
     results = [finish(p) for p in processes]
     for (code, out, err), way in zip(results, ways):
         assert code == 0, (way, err)
         assert out == results[0][1], way
     first, second = (line.split() for line in results[0][1].splitlines())
-    assert first[1] != second[1] and first[2:] != second[2:], 'the epochs should differ in augmentation and order'
+    assert first[1] != second[1] and first[2:] != second[2:], \
+        'the epochs should differ in augmentation and order'

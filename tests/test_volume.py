@@ -1,4 +1,5 @@
-"""Volumes as a shell meets them: bad studies, transfer syntaxes, judges of other makers, a run that is killed, what may not be read."""
+"""Volumes as a shell meets them: bad studies, transfer syntaxes, judges of other makers,
+a run that is killed, what may not be read."""
 import os
 import re
 import shutil
@@ -21,7 +22,8 @@ FAST = ('--register', 'never', '--bf16')
 def made(tmp_path_factory):
     "A phantom study, written once: CT and MR on grids of their own."
     folder = tmp_path_factory.mktemp('made')
-    phantom = phantom_study(folder/'study', size=(64, 64, 20), spacing=(3.6, 3.6, 8), seed=3, mri_grid=make_grid((64, 64, 40), (3.4, 3.4, 4)))
+    phantom = phantom_study(folder/'study', size=(64, 64, 20), spacing=(3.6, 3.6, 8), seed=3,
+                            mri_grid=make_grid((64, 64, 40), (3.4, 3.4, 4)))
     return folder/'study', phantom
 
 
@@ -42,16 +44,21 @@ def edit(path, **tags):
 
 
 def test_a_study_becomes_nifti_and_dicom(study, made, tmp_path, here):
-    code, out, err = run('medfusion_fuse', 'study', 'study', '-o', 'fused', *FAST, '--png', '--contact-sheet', '--figure', cwd=tmp_path)
+    code, out, err = run('medfusion_fuse', 'study', 'study', '-o', 'fused', *FAST,
+                         '--png', '--contact-sheet', '--figure', cwd=tmp_path)
     assert code == 0, err
     assert 'PHANTOM' not in out + err and 'Phantom^Head' not in out + err, 'the patient was named'
     names = {p.name for p in (tmp_path/'fused').iterdir()}
-    assert names == {'fused.nii.gz', 'dicom', 'png', 'contact_sheet.png', 'views.png', 'medfusion.json'}, names
-    assert {line.removeprefix('wrote fused/') for line in out.splitlines() if line.startswith('wrote')} == names
+    assert names == {'fused.nii.gz', 'dicom', 'png', 'contact_sheet.png', 'views.png',
+                     'medfusion.json'}, names
+    wrote = [line for line in out.splitlines() if line.startswith('wrote')]
+    assert {line.removeprefix('wrote fused/') for line in wrote} == names
     assert 'Phantom' not in (tmp_path/'fused'/'medfusion.json').read_text()
     fused, ct = read_volume(tmp_path/'fused'/'fused.nii.gz').image, read_volume(study, 'CT')
     derived = read_volume(tmp_path/'fused'/'dicom', hu=False)
-    for image in (fused, derived.image): np.testing.assert_allclose(image.GetOrigin() + image.GetSpacing(), ct.image.GetOrigin() + ct.image.GetSpacing(), atol=1e-4)
+    for image in (fused, derived.image):
+        np.testing.assert_allclose(image.GetOrigin() + image.GetSpacing(),
+                                   ct.image.GetOrigin() + ct.image.GetSpacing(), atol=1e-4)
     assert derived.headers[0].StudyInstanceUID == ct.headers[0].StudyInstanceUID
     lesion = made[1].masks['lesion']
     assert sitk.GetArrayViewFromImage(fused)[lesion].mean() > .5, 'the lesion of the MRI is missing'
@@ -63,22 +70,27 @@ def test_a_study_becomes_nifti_and_dicom(study, made, tmp_path, here):
 
 def test_two_judges(study, tmp_path, here):
     "dciodvfy finds no error, and dcmtk the slices at the places of the CT."
-    if not (shutil.which('dciodvfy') and shutil.which('dcmdump')): pytest.skip('dicom3tools and dcmtk are not installed')
+    if not (shutil.which('dciodvfy') and shutil.which('dcmdump')):
+        pytest.skip('dicom3tools and dcmtk are not installed')
     for p in sorted((study/'CT').iterdir())[:5]: p.unlink() # the slices need not begin where they did
-    code, _, err = here('medfusion_fuse', study, study, '-o', tmp_path/'fused', *FAST, '--format', 'dicom', '--deidentify')
+    code, _, err = here('medfusion_fuse', study, study, '-o', tmp_path/'fused', *FAST,
+                        '--format', 'dicom', '--deidentify')
     assert code == 0, err
     places = []
     for p in sorted((tmp_path/'fused'/'dicom').iterdir()):
         report = subprocess.run(['dciodvfy', p], capture_output=True, text=True).stderr
         assert 'Error' not in report, report
-        text = subprocess.run(['dcmdump', '+P', 'ImagePositionPatient', '+P', 'PatientName', p], capture_output=True, text=True, check=True).stdout
+        command = ['dcmdump', '+P', 'ImagePositionPatient', '+P', 'PatientName', p]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert 'Phantom' not in text
         places.append([float(v) for v in re.search(r'DS \[(.*?)\]', text)[1].split('\\')])
     ct = read_volume(study, 'CT').image
-    np.testing.assert_allclose(places, [ct.TransformIndexToPhysicalPoint((0, 0, k)) for k in range(ct.GetDepth())], atol=1e-6)
+    wanted = [ct.TransformIndexToPhysicalPoint((0, 0, k)) for k in range(ct.GetDepth())]
+    np.testing.assert_allclose(places, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize('coder', [('dcmcjpeg', '+e1'), ('dcmcjpls', '+el'), ('dcmcrle',), ('dcmconv', '+tb'), ('dcmconv', '+ti')], ids=' '.join)
+@pytest.mark.parametrize('coder', [('dcmcjpeg', '+e1'), ('dcmcjpls', '+el'), ('dcmcrle',),
+                                   ('dcmconv', '+tb'), ('dcmconv', '+ti')], ids=' '.join)
 def test_transfer_syntaxes(made, tmp_path, coder):
     "Lossless JPEG, JPEG-LS, run lengths, big endian and implicit types by dcmtk's own encoders."
     if not shutil.which(coder[0]): pytest.skip('dcmtk is not installed')
@@ -94,18 +106,24 @@ def test_bad_studies_are_named_and_leave_nothing(study, made, tmp_path, here):
         shutil.copytree(of, tmp_path/name)
         change(first(tmp_path/name))
         return tmp_path/name
+    def strange(p):
+        for q in p.parent.iterdir(): edit(q, PatientID='OTHER')
     hu = read_volume(ct).image
-    far = sitk.Image(hu); far.SetOrigin((900., 0, 0)); sitk.WriteImage(far, tmp_path/'far.nii.gz')
+    far = sitk.Image(hu)
+    far.SetOrigin((900., 0, 0))
+    sitk.WriteImage(far, tmp_path/'far.nii.gz')
     sitk.WriteImage(hu + 1024, tmp_path/'offset.nii.gz')
     shutil.make_archive(tmp_path/'packed', 'zip', ct)
     (tmp_path/'cut.nii.gz').write_bytes((tmp_path/'far.nii.gz').read_bytes()[:-3000])
-    shutil.copytree(ct, tmp_path/'two'); write_original(hu[:, :, ::2], tmp_path/'two'/'second', 'CT')
+    shutil.copytree(ct, tmp_path/'two')
+    write_original(hu[:, :, ::2], tmp_path/'two'/'second', 'CT')
     write_original(hu[:, :, :1], tmp_path/'scout', 'CT', ImageType=['ORIGINAL', 'PRIMARY', 'LOCALIZER'])
-    cases = {'truncated': (spoiled('truncated', lambda p: p.write_bytes(p.read_bytes()[:-500])), mr, 'CT0000.dcm'),
+    cases = {'truncated': (spoiled('truncated', lambda p: p.write_bytes(p.read_bytes()[:-500])),
+                           mr, 'CT0000.dcm'),
              'header': (spoiled('header', lambda p: p.write_bytes(p.read_bytes()[:600])), mr, 'CT0000.dcm'),
              'cut': (tmp_path/'cut.nii.gz', mr, 'cut.nii.gz'),
              'mixed patients': (spoiled('mixed', lambda p: edit(p, PatientID='OTHER')), mr, '2 patients'),
-             'other patient': (ct, spoiled('stranger', lambda p: [edit(q, PatientID='OTHER') for q in p.parent.iterdir()], mr), '--any-patient'),
+             'other patient': (ct, spoiled('stranger', strange, mr), '--any-patient'),
              'localiser': (tmp_path/'scout', mr, 'scout'),
              'one slice': (write_original(hu[:, :, :1], tmp_path/'single', 'CT')[0].parent, mr, 'one slice'),
              'two CTs': (tmp_path/'two', mr, '--ct-series'),
@@ -138,7 +156,8 @@ def test_what_may_not_be_read_or_written(study, tmp_path):
 
 @pytest.mark.parametrize('sign', [signal.SIGKILL, signal.SIGINT])
 def test_a_run_is_stopped(hold, study, tmp_path, sign):
-    "When all is written and nothing in place: nothing is left half written; after kill -9 the same command works."
+    """When all is written and nothing in place: nothing is left half written;
+    after kill -9 the same command works."""
     before = tree(tmp_path)
     p = hold('fused', 'medfusion_fuse', 'study', 'study', '-o', 'fused', *FAST, '--png', cwd=tmp_path)
     assert [*tmp_path.glob('.medfusion_*/*/fused/fused.nii.gz')]

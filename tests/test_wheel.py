@@ -1,4 +1,5 @@
-"""What is shipped: the wheel's contents, entry points and requirements, and what a damaged copy of it says."""
+"""What is shipped: the wheel's contents, entry points and requirements,
+and what a damaged copy of it says."""
 import ast
 import re
 import shutil
@@ -26,9 +27,11 @@ def settings():
 def wheel(tmp_path_factory):
     "The wheel, unpacked; built from a copy, so that the tree stays as it is."
     tmp = tmp_path_factory.mktemp('wheel')
-    keep = shutil.ignore_patterns('.git', 'nbs', 'tests', 'build', 'dist', '*.egg-info', '_proc', '_docs', '__pycache__', '.venv', 'runs')
+    keep = shutil.ignore_patterns('.git', 'nbs', 'tests', 'build', 'dist', '*.egg-info', '_proc', '_docs',
+                                  '__pycache__', '.venv', 'runs')
     shutil.copytree(ROOT, tmp/'tree', ignore=keep)
-    built = subprocess.run([sys.executable, '-m', 'build', '--wheel', '--outdir', tmp, tmp/'tree'], capture_output=True, text=True)
+    command = [sys.executable, '-m', 'build', '--wheel', '--outdir', tmp, tmp/'tree']
+    built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
     [file] = tmp.glob('*.whl')
     with zipfile.ZipFile(file) as z: z.extractall(tmp/'unpacked')
@@ -43,7 +46,8 @@ def meta(wheel, name):
 def requirement(text):
     "Name and sorted versions of a requirement, however it is spelt."
     name, versions = re.fullmatch(r'\s*([\w.-]+)\s*(.*?)\s*', text).groups()
-    return re.sub(r'[-_.]+', '-', name).lower(), tuple(sorted(v.strip() for v in versions.strip('()').split(',') if v))
+    wanted = sorted(v.strip() for v in versions.strip('()').split(',') if v)
+    return re.sub(r'[-_.]+', '-', name).lower(), tuple(wanted)
 
 
 def test_entry_points(wheel, settings):
@@ -53,7 +57,8 @@ def test_entry_points(wheel, settings):
     assert dict(parser['console_scripts']) == wanted and len(wanted) == 6
     for target in wanted.values():
         module, function = target.split(':')
-        assert re.search(rf'^(def )?{function}\b', (wheel/f'{module.replace(".", "/")}.py').read_text(encoding='utf-8'), re.M), target
+        text = (wheel/f'{module.replace(".", "/")}.py').read_text(encoding='utf-8')
+        assert re.search(rf'^(def )?{function}\b', text, re.M), target
 
 
 def test_requirements(wheel, settings):
@@ -62,17 +67,22 @@ def test_requirements(wheel, settings):
     dev = [r.split(';')[0] for r in m.get_all('Requires-Dist') if re.search(r'extra == .dev.', r)]
     assert sorted(map(requirement, runtime)) == sorted(map(requirement, settings['requirements'].split()))
     assert sorted(map(requirement, dev)) == sorted(map(requirement, settings['dev_requirements'].split()))
-    assert not any(requirement(r)[0] in ('nbdev', 'execnb', 'ghapi', 'pytest') for r in runtime), 'tools are for the dev extra only'
+    tools = 'nbdev', 'execnb', 'ghapi', 'pytest'
+    assert not any(requirement(r)[0] in tools for r in runtime), 'tools are for the dev extra only'
     assert (m['Requires-Python'], m['Version']) == (f">={settings['min_python']}", settings['version'])
 
 
 def test_imports_are_required(wheel, settings):
-    "The packages that the modules import are the requirements and those of the extra `train`, and no others; IPython is there where a notebook is."
+    """The packages that the modules import are the requirements and those of the extra `train`,
+    and no others; IPython is there where a notebook is."""
     distribution = {'cv2': 'opencv-python-headless', 'pywt': 'pywavelets', 'PIL': 'pillow'}
-    nodes = [n for p in (wheel/'medfusion_nb').glob('*.py') for n in ast.walk(ast.parse(p.read_text(encoding='utf-8')))]
-    names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names} | {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+    modules = [ast.parse(p.read_text(encoding='utf-8')) for p in (wheel/'medfusion_nb').glob('*.py')]
+    nodes = [n for m in modules for n in ast.walk(m)]
+    names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
     imported = {n.split('.')[0] for n in names} - set(sys.stdlib_module_names) - {'medfusion_nb', 'IPython'}
-    required = {requirement(r)[0] for k in ('requirements', 'train_requirements') for r in settings[k].split()}
+    wanted = settings['requirements'].split() + settings['train_requirements'].split()
+    required = {requirement(r)[0] for r in wanted}
     assert {distribution.get(i, i).lower().replace('_', '-') for i in imported} == required
 
 
@@ -80,7 +90,9 @@ def test_contents(wheel):
     files = {p.relative_to(wheel).as_posix() for p in wheel.rglob('*') if p.is_file()}
     top = {f.split('/')[0] for f in files}
     assert len(top) == 2 and 'medfusion_nb' in top, top
-    assert {f'medfusion_nb/weights/{f}' for f in ('model.int8.safetensors', 'config.json', 'README.md', 'compact/model.float32.safetensors', 'compact/config.json')} <= files
+    weights = ('model.int8.safetensors', 'config.json', 'README.md',
+               'compact/model.float32.safetensors', 'compact/config.json')
+    assert {f'medfusion_nb/weights/{f}' for f in weights} <= files
     modules = {p.name for p in (ROOT/'medfusion_nb').glob('*.py')}
     assert {f'medfusion_nb/{m}' for m in modules} <= files and '_modidx.py' in modules
     assert any(f.endswith('LICENSE') for f in files)
@@ -88,17 +100,20 @@ def test_contents(wheel):
 
 
 def test_damaged_weights_are_named(wheel, tmp_path):
-    "Other numbers in the weights, no weights, half a configuration: each ends in one line that names the file."
+    """Other numbers in the weights, no weights, half a configuration:
+    each ends in one line that names the file."""
     def corrupt(f): f.write_bytes(f.read_bytes()[:-1000] + bytes(1000))
-    damages = [('model.int8.safetensors', corrupt), ('model.int8.safetensors', Path.unlink), ('config.json', lambda f: f.write_bytes(f.read_bytes()[:100])),
-               ('compact/model.float32.safetensors', corrupt)]
+    def cut(f): f.write_bytes(f.read_bytes()[:100])
+    damages = [('model.int8.safetensors', corrupt), ('model.int8.safetensors', Path.unlink),
+               ('config.json', cut), ('compact/model.float32.safetensors', corrupt)]
     processes = {}
     for i, (name, damage) in enumerate(damages):
         site, cwd = tmp_path/f'site{i}', tmp_path/f'cwd{i}'
         shutil.copytree(wheel/'medfusion_nb', site/'medfusion_nb')
         damage(site/'medfusion_nb'/'weights'/name)
         cwd.mkdir()
-        processes[i] = start('medfusion_fuse', '--weights', 'compact' if 'compact' in name else 'full', cwd=cwd, env=dict(PYTHONPATH=str(site)))
+        weights = 'compact' if 'compact' in name else 'full'
+        processes[i] = start('medfusion_fuse', '--weights', weights, cwd=cwd, env=dict(PYTHONPATH=str(site)))
     for i, (code, out, err) in together(**{str(k): v for k, v in processes.items()}):
         name = damages[int(i)][0]
         assert (code, out) == (2, ''), (name, err)
