@@ -191,7 +191,6 @@ def benchmark_fusion(
     precisions:Sequence[str]|None=None, # float32, bfloat16 or float16; None: see precisions_of
     devices:Sequence[str]|None=None,    # 'cpu', 'cuda', ...; None: all that are here
     repeats:int=5,                      # measured calls
-    memory:bool=True,                   # measure the CPU's peak memory as well? some seconds a row
     progress:bool=False,                # a progress bar, when standard error is a terminal?
 ) -> pd.DataFrame: # columns task network device precision size batch seconds pairs_per_s peak_mb to_plain
     "Latency, throughput and peak memory of fusing; raises `ValueError` for what cannot be measured."
@@ -208,7 +207,7 @@ def benchmark_fusion(
                 rows += [dict(r, precision=precision) for r in found]
                 bar.update()
     df = pd.DataFrame(rows)
-    if memory and 'cpu' in devices:
+    if 'cpu' in devices:
         mine = df.index[(df.device == 'cpu') & (df.network != 'plain_decoder')]
         df.loc[mine, 'peak_mb'] = _cpu_peaks(df.loc[mine])
     return df[['task', 'network', 'device', 'precision', 'size', 'batch',
@@ -239,15 +238,14 @@ def plot_benchmark(
 
 # %% ../nbs/05_benchmark.ipynb #cell-027
 def benchmark_training(
-    crop:int=128,         # side of the crops, pixels
-    batch:int=4,          # pairs a step
-    device:str='cpu',     # where to train
-    repeats:int=2,        # measured steps
-    cfg:Config|None=None, # whose loss and optimiser settings count; None: the default recipe of phase 1
-) -> pd.DataFrame:        # one row, columns as those of benchmark_fusion
-    "Throughput of a training step; raises `ValueError` for what cannot be measured."
+    crop:int=128,     # side of the crops, pixels
+    batch:int=4,      # pairs a step
+    device:str='cpu', # where to train
+    repeats:int=2,    # measured steps
+) -> pd.DataFrame:    # one row, columns as those of benchmark_fusion
+    "Throughput of a step of phase 1's default recipe; raises `ValueError` for what cannot be measured."
     _check_grid([crop], [batch], [], [device])
-    cfg = cfg or Config()
+    cfg = Config()
     net, loss = FusionNet(imagenet=False).to(device).train(), FusionLoss(cfg.weights)
     opt = torch.optim.AdamW(net.parameters(), lr=cfg.lr)
     a = torch.rand(batch, 3, crop, crop, device=device)
@@ -395,7 +393,7 @@ def benchmark_protocol(
     def one_by_one(): return [plain_protocol(*image) for image in zip(*images)]
     seconds = stopwatch(dict(ours=in_a_batch, plain=one_by_one), repeats)
 
-    ours = evaluate(some[0], some[1], some[2], data_range=255., protocol='cddfuse').value.to_numpy()
+    ours = evaluate(*some, data_range=255., protocol='cddfuse').value.to_numpy()
     n, s = len(some[0]), np.median(seconds['ours'])
     row = dict(task='eight metrics', device='cpu', precision='float32', size=size, batch=pairs,
                seconds=s, pairs_per_s=pairs/s, plain_seconds=np.median(seconds['plain'])/n,
@@ -438,9 +436,12 @@ def benchmark(
     if suite: parts.append(benchmark_suite())
     df, out = pd.concat(parts, ignore_index=True), Path(out)
     fig = plot_benchmark(df)
-    with staged(out/'performance_benchmark.csv') as part: df.to_csv(part, index=False, float_format='%.6g')
-    with staged(out/'performance_benchmark.png') as part: fig.savefig(part, dpi=120)
-    with staged(out/'environment.json') as part: part.write_text(json.dumps(environment(), indent=1) + '\n')
+    names = 'performance_benchmark.csv', 'performance_benchmark.png', 'environment.json'
+    with staged([out/name for name in names]) as parts:
+        table, plot, machine = parts.values()
+        df.to_csv(table, index=False, float_format='%.6g')
+        fig.savefig(plot, dpi=120)
+        machine.write_text(json.dumps(environment(), indent=1) + '\n')
     return df
 
 # %% ../nbs/05_benchmark.ipynb #cell-045

@@ -37,7 +37,7 @@ from . import __version__
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-else: Axes = Figure = Any # at run time nothing is imported for a type
+else: Axes, Figure = 'Axes', 'Figure' # at run time names: nothing is imported for a type
 
 # %% ../nbs/000_core.ipynb #cafbb44d
 def slow(
@@ -81,13 +81,12 @@ def staged(
     targets:Path|str|Sequence[Path], # file or folder to write, or several; what is there already is replaced
 ) -> Iterator[Any]:                  # for one target a Path to write it to; for several a dict target -> Path
     "Move what was written into place when all of it is there, else nothing; raises `OSError`."
-    single = isinstance(targets, (Path, str))
     paths = [Path(targets)] if isinstance(targets, (Path, str)) else list(targets)
     stage = _stage(paths) if paths else Path()
     parts = {t: stage/str(i)/t.name for i, t in enumerate(paths)}
     try:
         for part in parts.values(): part.parent.mkdir()
-        yield parts[paths[0]] if single else parts
+        yield parts[paths[0]] if isinstance(targets, (Path, str)) else parts
         for target, part in parts.items(): _move(part, target, part.parent/'old')
     finally:
         if paths: shutil.rmtree(stage, ignore_errors=True)
@@ -141,23 +140,24 @@ def _draw_outlines(ax:Axes, outlines:Any) -> None:
     for color, mask in (outlines or {}).items(): ax.contour(mask, [.5], colors=color, linewidths=1)
 
 # %% ../nbs/000_core.ipynb #9560dea2
+_GREYS = 64 # grey levels kept
+
 def _with_palette(
-    rgb:np.ndarray, # (H,W,3) uint8
-    greys:int,      # grey levels kept
-) -> Any:           # PIL image with a palette of the greys and of 5 x 5 x 5 colours
+    img:Any, # PIL image, RGB
+) -> Any:    # the same with a palette of the greys and of 5 x 5 x 5 colours
     "A picture that is mostly grey, in 8 bits a pixel."
     from PIL import Image
+    rgb, luminance = np.asarray(img), np.asarray(img.convert('L'))
     cube = np.stack(np.meshgrid(*[np.linspace(0, 255, 5)]*3, indexing='ij'), -1).reshape(-1, 3)
-    ramp = np.linspace(0, 255, greys)[:, None].repeat(3, 1)
-    color = greys + np.round(rgb/63.75) @ [25, 5, 1]
-    grey = np.round(np.asarray(Image.fromarray(rgb).convert('L'))/255*(greys - 1)) # luminance
-    img = Image.fromarray(np.where(np.ptp(rgb, 2) > 16, color, grey).astype(np.uint8))
-    img.putpalette(np.concatenate([ramp, cube]).round().astype(np.uint8).tobytes())
-    return img
+    ramp = np.linspace(0, 255, _GREYS)[:, None].repeat(3, 1)
+    color = _GREYS + np.round(rgb/63.75) @ [25, 5, 1]
+    grey = np.round(luminance/255*(_GREYS - 1))
+    small = Image.fromarray(np.where(np.ptp(rgb, 2) > 16, color, grey).astype(np.uint8))
+    small.putpalette(np.concatenate([ramp, cube]).round().astype(np.uint8).tobytes())
+    return small
 
 def display_small(
     fig:Figure,
-    greys:int=64, # grey levels kept
 ) -> None:
     "Show a figure in a notebook, as a PNG with a palette where at most 2 % of it are in colour."
     from IPython.display import Image as Png, display
@@ -165,8 +165,7 @@ def display_small(
     full, small = BytesIO(), BytesIO()
     fig.savefig(full, format='png')
     img = Image.open(full).convert('RGB')
-    rgb = np.asarray(img)
-    if (np.ptp(rgb, 2) > 16).mean() < .02: img = _with_palette(rgb, greys)
+    if (np.ptp(np.asarray(img), 2) > 16).mean() < .02: img = _with_palette(img)
     img.save(small, format='png', optimize=True)
     display(Png(small.getvalue()))
 
@@ -283,9 +282,13 @@ def _reading(
     if kw['type'] in (int, float) and not extra.choices: kw['metavar'] = 'N' if kw['type'] is int else 'X'
     return kw
 
-def _as_typed(value:Any) -> str: # such as '40,80'
+def _as_typed(
+    value:Any,
+    between:str=' ', # what separates several values
+) -> str:            # such as '40,80'
     "A default as one would type it; '' where there is nothing to say."
-    if value is None or value is False or value == (): return ''
+    if value is None or value is False: return ''
+    if isinstance(value, tuple): return between.join(map(_as_typed, value))
     if isinstance(value, Mapping): return ','.join(f'{k}={v:g}' for k, v in value.items())
     if isinstance(value, float): return f'{value:g}'
     return str(value)
@@ -309,9 +312,7 @@ def _option(
     "One parameter as an option."
     kind, extra = _annotated(p.annotation)
     default = None if p.default is Parameter.empty else p.default
-    shown = '' if default is None or default is False else str(default)
-    if isinstance(default, tuple): shown = ' '.join(map(str, default))
-    kw:dict[str, Any] = dict(help=_help(extra.help or text, shown), default=default)
+    kw:dict[str, Any] = dict(help=_help(extra.help or text, _as_typed(default)), default=default)
     if _type(kind) is bool: kw['action'] = 'store_true'
     else: kw |= _reading(kind, extra)
     if extra.repeat: kw['action'] = 'append'
@@ -327,10 +328,8 @@ def _field_options(
     texts = docments(type(defaults), returns=False)
     for f in fields(defaults):
         kind, extra = _annotated(f.type)
-        value = getattr(defaults, f.name)
-        shown = ','.join(f'{v:g}' for v in value) if isinstance(value, tuple) else _as_typed(value)
-        text = extra.help or texts.get(f.name) or ''
-        kw:dict[str, Any] = dict(help=_help(text, shown), default=None, dest=f'{name}.{f.name}')
+        text, default = extra.help or texts.get(f.name) or '', getattr(defaults, f.name)
+        kw:dict[str, Any] = dict(help=_help(text, _as_typed(default, ',')), default=None, dest=f'{name}.{f.name}')
         if kind is bool: kw['action'] = argparse.BooleanOptionalAction
         else: kw |= dict(metavar=None if extra.choices else f.name.upper()) | _reading(kind, extra)
         yield [f"--{f.name.replace('_', '-')}"], kw

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['BT601', 'EXTENSIONS', 'WINDOWS', 'Window', 'VALID', 'TEST', 'data_root', 'luminance', 'decode_image', 'read_image',
            'check_format', 'write_image', 'get_window', 'window_ct', 'parse_window', 'read_hu', 'Pair', 'image_files',
-           'find_pairs', 'llvip_pairs', 'aanlib_patient', 'group_by_split', 'split_by_patient', 'enhance_contrast',
-           'PairDataset', 'FusionDataset', 'dataloader', 'same_size']
+           'find_pairs', 'llvip_pairs', 'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'PairDataset',
+           'FusionDataset', 'dataloader', 'same_size']
 
 # %% ../nbs/00_data.ipynb #cell-002
 import argparse
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from .core import staged
 
 # %% ../nbs/00_data.ipynb #b47af156
 if TYPE_CHECKING: from torch.utils.data import DataLoader
-else: DataLoader = Any # at run time nothing is imported for a type
+else: DataLoader = 'DataLoader' # at run time a name: nothing is imported for a type
 
 # %% ../nbs/00_data.ipynb #cell-006
 def data_root() -> Path|None: # what the environment variable `MEDFUSION_DATA` names; None: unset or empty
@@ -297,7 +296,7 @@ def aanlib_patient(
                      "or pass your own rule, patient=...")
 
 # %% ../nbs/00_data.ipynb #cell-088
-def group_by_split(
+def split_by_patient(
     pairs:Sequence[Any],                         # Pairs, or anything with a `name`
     valid:Iterable[str]=VALID,                   # patients of the validation split
     test:Iterable[str]=TEST,                     # patients of the test split
@@ -311,22 +310,6 @@ def group_by_split(
     for p in pairs:
         who = patient(p.name)
         split['valid' if who in valid else 'test' if who in test else 'train'].append(p)
-    return split
-
-def split_by_patient(
-    pairs:Sequence[Any],                         # Pairs, or anything with a `name`
-    valid:Iterable[str]=VALID,                   # patients of the validation split
-    test:Iterable[str]=TEST,                     # patients of the test split
-    patient:Callable[[str], str]=aanlib_patient, # name of a pair -> patient
-) -> dict[str, list[Any]]:                       # 'train', 'valid', 'test' -> pairs
-    "Split pairs for training; raises `ValueError` when splits share a patient or none is left to train on."
-    split = group_by_split(pairs, valid, test, patient)
-    if not split['train']:
-        raise ValueError(f"none of the {len(pairs)} pairs is left for training: "
-                         f"valid {sorted(valid)}, test {sorted(test)}")
-    if valid and not split['valid']:
-        who = ', '.join(sorted(valid))
-        warnings.warn(f"the validation split is empty: no pair of patients {who}", stacklevel=2)
     return split
 
 # %% ../nbs/00_data.ipynb #cell-093

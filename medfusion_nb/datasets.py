@@ -33,10 +33,10 @@ from tqdm import tqdm
 
 from . import __version__
 from .core import Option, checkerboard, command_of, show_images, staged
-from .data import Pair, find_pairs, group_by_split, image_files, read_image
+from .data import Pair, find_pairs, split_by_patient, image_files, read_image
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
-else: Figure = Any # at run time nothing is imported for a type
+else: Figure = 'Figure' # at run time a name: nothing is imported for a type
 
 # %% ../nbs/00d_datasets.ipynb #cell-005
 class ImageSet(NamedTuple):
@@ -507,7 +507,7 @@ def _collect(
 
 def _patient_splits(pairs:list[Pair]) -> list[str]: # split of each pair
     "Splits by patient where the names are those of the atlas; one split otherwise."
-    try: split = group_by_split(pairs)
+    try: split = split_by_patient(pairs)
     except ValueError: return ['']*len(pairs)
     where = {p: s for s, part in split.items() for p in part}
     return [where[p] for p in pairs]

@@ -18,7 +18,6 @@ __all__ = ['BASELINES', 'SOURCE_METRICS', 'Networks', 'FINDING_COLUMNS', 'SYMMET
 # %% ../nbs/04_evaluate.ipynb #cell-004
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from io import BytesIO
@@ -41,10 +40,11 @@ from tqdm import tqdm
 
 from .core import Option, command, staged
 from .data import (EXTENSIONS, TEST, VALID, WINDOWS, FusionDataset, Pair, Window, aanlib_patient,
-                               data_root, find_pairs, group_by_split, parse_window, read_image, same_size,
+                               data_root, find_pairs, parse_window, read_image, same_size, split_by_patient,
                                write_image)
 from .phantom import PhantomDataset
-from .model import PairNet, attention_figure, attention_maps, fold_batch_norm, load_network, luma
+from .model import (PairNet, attention_figure, attention_maps, fold_batch_norm, load_network, luma,
+                                pick_device)
 from .metrics import METRICS, evaluate
 from .findings import KINDS, cases, measure
 from .losses import gradient_magnitude, stronger
@@ -197,11 +197,10 @@ def first_device(
 # %% ../nbs/04_evaluate.ipynb #7c100eac
 def load_networks(
     weights:str|None=None,  # full, compact, .pth file, folder or hub repository; None: both of the package
-) -> dict[str, PairNet]:  # name -> network, on a GPU where there is one
+) -> dict[str, PairNet]: # name -> network, on a GPU where there is one
     "The networks to score, their batch norm folded: `full` and `compact`, or the one asked for as `network`."
     named = dict(full='full', compact='compact') if weights is None else dict(network=weights)
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return {k: fold_batch_norm(load_network(w)).to(device) for k, w in named.items()}
+    return {k: fold_batch_norm(load_network(w)).to(pick_device()) for k, w in named.items()}
 
 # %% ../nbs/04_evaluate.ipynb #cell-034
 def fused_files(
@@ -377,7 +376,7 @@ def _mean_interval(
     return result.confidence_interval
 
 def summarise(
-    df:pd.DataFrame,      # table of evaluate, with a column `method` if there are several
+    df:pd.DataFrame,      # result of score_pairs
     confidence:float=.95, # level of the interval of the mean
     n_resamples:int=2000, # bootstrap resamples
     seed:int=0,           # of the bootstrap
@@ -404,26 +403,26 @@ def holm(
 
 # %% ../nbs/04_evaluate.ipynb #cell-269
 def _paired(
-    df:pd.DataFrame, # table of evaluate with a column `method`
-) -> dict:           # (metric, variant) -> frame of images x methods, where more is better
-    "Values by image and method, signed so that more is better; ValueError unless methods share their images."
+    df:pd.DataFrame, # result of score_pairs
+) -> dict:           # (metric, variant) -> frame of pairs x methods, where more is better
+    "Values by pair and method, signed so that more is better; ValueError unless methods share their pairs."
     if 'method' not in df: raise ValueError('the table needs a column `method`: df.assign(method=...)')
     out = {}
     for key, g in df.groupby(['metric', 'variant'], sort=False):
-        twice = g.name[g.duplicated(['name', 'method'])]
-        if len(twice): raise ValueError(f'{key[0]}: image {twice.iloc[0]} is scored twice for one method')
-        t = g.pivot(index='name', columns='method', values='value')[list(dict.fromkeys(g.method))]
+        twice = g.pair[g.duplicated(['pair', 'method'])]
+        if len(twice): raise ValueError(f'{key[0]}: pair {twice.iloc[0]} is scored twice for one method')
+        t = g.pivot(index='pair', columns='method', values='value')[list(dict.fromkeys(g.method))]
         missing = t.isna()
         if missing.any().any():
-            image, method = t.index[missing.any(axis=1)][0], t.columns[missing.any()][0]
-            raise ValueError(f'{key[0]}: methods were scored on different images, e.g. {image} is missing '
+            pair, method = t.index[missing.any(axis=1)][0], t.columns[missing.any()][0]
+            raise ValueError(f'{key[0]}: methods were scored on different pairs, e.g. {pair} is missing '
                              f'for {method}')
         out[key] = {'higher': t, 'lower': -t, 'zero': -t.abs()}[g.better.iloc[0]]
     return out
 
 # %% ../nbs/04_evaluate.ipynb #cell-270
 def compare(
-    df:pd.DataFrame,        # table of evaluate with a column `method`, every method scored on the same images
+    df:pd.DataFrame,        # result of score_pairs
     baseline:str|None=None, # compare all methods with this one only; None: all pairs of methods
 ) -> pd.DataFrame: # metric, variant, method, other, n, median_gain (positive: method is better), p, p_holm
     "Paired two-sided Wilcoxon signed-rank tests, Holm-corrected within each metric (scipy.stats.wilcoxon)."
@@ -442,14 +441,11 @@ def compare(
 
 # %% ../nbs/04_evaluate.ipynb #cell-271
 def mean_rank(
-    df:pd.DataFrame, # table of evaluate with a column `method`
-) -> pd.DataFrame:   # methods x metrics: mean rank over the images (1 is best, ties share), and their mean
-    "Mean rank of each method, by metric and over all metrics, the best method first."
-    ranks = {}
-    for (metric, variant), t in _paired(df).items():
-        default = next(iter(METRICS[metric].variants))
-        name = metric if variant == default else f'{metric}:{variant}'
-        ranks[name] = t.rank(axis=1, ascending=False).mean()
+    scores:pd.DataFrame, # result of score_pairs
+) -> pd.DataFrame:       # methods x metrics: mean rank over the pairs (1 is best, ties share), and their mean
+    "Mean rank of each method, by metric and over the eight metrics, the best method first."
+    paired = _paired(scores[scores.variant == 'cdd'])
+    ranks = {metric: t.rank(axis=1, ascending=False).mean() for (metric, _), t in paired.items()}
     table = pd.DataFrame(ranks)
     return table.assign(mean=table.mean(axis=1)).sort_values('mean')
 
@@ -459,7 +455,7 @@ def comparison(
     method:str|None=None, # compared with each other method; None: the first network
 ) -> pd.DataFrame:        # rows other, metric, variant, n, median_gain (of `method`), p, p_holm
     "Paired Wilcoxon signed-rank tests of one method with every other, Holm-corrected within each metric."
-    c = compare(scores.rename(columns=dict(pair='name')), baseline=method or first_method(scores))
+    c = compare(scores, baseline=method or first_method(scores))
     c = c.assign(other=c.method, median_gain=-c.median_gain)
     return c[['other', 'metric', 'variant', 'n', 'median_gain', 'p', 'p_holm']]
 
@@ -492,7 +488,7 @@ def metric_report(
 ) -> str:                # text to print
     "The eight metrics, their ratios to one method, the tests, the values for each source, and what is added."
     def plain(t): return t.rename_axis(index=None, columns=None)
-    ranks = mean_rank(scores[scores.variant == 'cdd'].rename(columns=dict(pair='name')))['mean']
+    ranks = mean_rank(scores)['mean']
     n, patients, first = scores.pair.nunique(), scores.patient.nunique(), first_method(scores)
     parts = {
         f'Eight metrics (cddfuse), mean of {n} pairs of {patients} patients; * best; rank: mean over all':
@@ -544,12 +540,10 @@ def case_fuser(
     "A function of batches as a function of cases; images are rounded to 8 bits before and after fusing."
     def read(x): return eight_bits(torch.from_numpy(x))[None].float().numpy()
     def run(given):
-        out = [None]*len(given)
-        items = [(read(c.ct), read(c.mri), i) for i, c in enumerate(given)]
-        for a, b, at in batches(items, batch_size):
-            fused = fused_batch(name, fuse, a.to(device), b.to(device), [given[i].name for i in at])
-            for i, x in zip(at, fused.cpu().numpy()): out[i] = x[0]
-            if done: done(len(at))
+        out, items = [], [(read(c.ct), read(c.mri), c.name) for c in given]
+        for a, b, names in batches(items, batch_size):
+            out += list(fused_batch(name, fuse, a.to(device), b.to(device), names)[:, 0].cpu().numpy())
+            if done: done(len(names))
         return out
     return run
 
@@ -670,15 +664,12 @@ def write_cases(
         same = file.is_file() and json.loads(file.read_text()) == listed
         if not same: raise FileExistsError(f'{out} exists and holds other findings: name another folder')
         return len(listed['cases'])
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix='.medfusion_') as stage:
-        new = Path(stage)/'new'
+    with staged(out) as new:
         for kind in (None, *listed['kinds']):
             for c in cases(pairs, kind, kinds):
                 write_image(new/'CT'/f'{c.name}.png', c.ct)
                 write_image(new/'MRI'/f'{c.name}.png', c.mri)
         (new/'cases.json').write_text(json.dumps(listed, indent=1))
-        new.rename(out)
     return len(listed['cases'])
 
 # %% ../nbs/04_evaluate.ipynb #45a2fe6e
@@ -704,7 +695,7 @@ def skull_evenness(
     ds:Any,                 # dataset or list of items (a, b, name): CT and MRI
     methods:dict|None=None, # name -> folder of fused images, or function (a, b) -> fused
     batch_size:int=1,       # pairs at a time
-) -> pd.DataFrame:          # methods x bone, lowest, spread, worst
+) -> pd.DataFrame:          # methods x bone (all CT above .9), and lowest, spread, worst of skull_sectors
     "Brightness of bone, of its darkest sector, lightest minus darkest, means over the pairs; darkest of all."
     networks = as_networks(model)
     device, functions = first_device(networks), fusers(networks, pair_names(ds), methods)
@@ -777,7 +768,7 @@ def canvas(
 
 # %% ../nbs/04_evaluate.ipynb #cell-062
 def _intervals(
-    scores:pd.DataFrame, # result of score_pairs, its pairs called `name`
+    scores:pd.DataFrame, # result of score_pairs
     confidence:float,    # level of the bootstrap intervals
 ) -> dict:               # method -> metric and variant -> mean, std, min, max, ci_low, ci_high
     "Mean, spread, range and bootstrap interval for each method and metric."
@@ -794,15 +785,15 @@ def metric_summary(
     confidence:float=.95, # level of the bootstrap intervals
 ) -> dict:                # plain values, ready for JSON
     "Mean, spread, range and bootstrap interval for each method and metric; per patient, tests and ranks."
-    s, patients = scores.rename(columns=dict(pair='name')), scores.groupby('patient', sort=False)
+    patients = scores.groupby('patient', sort=False)
     ratios = {m: patient_table(scores, m).to_dict('index') for m in scores.method.unique()}
     return dict(pairs=scores.pair.nunique(), patients=patients.pair.nunique().to_dict(),
-                confidence=confidence, summary=_intervals(s, confidence),
+                confidence=confidence, summary=_intervals(scores, confidence),
                 mean_by_patient={p: mean_table(g).to_dict('index') for p, g in patients},
                 ratio_to_maximum=ratio_table(scores).to_dict('index'),
                 ratio_by_patient=ratios,
                 tests=dict(method=first_method(scores), rows=comparison(scores).to_dict('records')),
-                mean_rank=mean_rank(s[s.variant == 'cdd'])['mean'].to_dict())
+                mean_rank=mean_rank(scores)['mean'].to_dict())
 
 def summary(
     scores:pd.DataFrame,             # result of score_pairs
@@ -1007,10 +998,11 @@ def evaluate_pairs(
     mine = scores[(scores.method == first_method(scores)) & (scores.metric == 'Qabf')]
     show = show or mine.sort_values('value').pair.iloc[len(mine)//2]
     files = result_files(result, one_pair_figures(model, ds, show, methods, sources))
-    for name, data in files.items():
-        if data is None: (Path(out)/name).unlink(missing_ok=True) # of an earlier run
-        else:
-            with staged(Path(out)/name) as part: part.write_bytes(data)
+    targets = {Path(out)/name: data for name, data in files.items()}
+    with staged([path for path, data in targets.items() if data is not None]) as parts:
+        for path, part in parts.items(): part.write_bytes(targets[path])
+    for path, data in targets.items():
+        if data is None: path.unlink(missing_ok=True) # of an earlier run
     return result
 
 # %% ../nbs/04_evaluate.ipynb #cell-084
@@ -1037,7 +1029,7 @@ def pairs_of(
     patient:Callable=aanlib_patient, # name of a pair -> patient
 ) -> list[Pair]:
     "Pairs of one split, by patient; ValueError names the patients found when there is none."
-    splits = group_by_split(pairs, valid, test, patient)
+    splits = split_by_patient(pairs, valid, test, patient)
     splits['all'] = list(pairs)
     if split not in splits: raise ValueError(f'split {split!r}: choose one of {", ".join(splits)}')
     if not splits[split]:

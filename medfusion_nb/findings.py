@@ -18,7 +18,7 @@ from scipy import ndimage as ndi
 from scipy.special import eval_laguerre, ndtr
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
-else: Figure = Any # at run time nothing is imported for a type
+else: Figure = 'Figure' # at run time a name: nothing is imported for a type
 
 # %% ../nbs/01b_findings.ipynb #ee92a095
 @dataclass(frozen=True)
@@ -223,11 +223,11 @@ def put(
     return blended(image, away, kind.contrast, kind.value)
 
 def put_pair(
-    ct:np.ndarray,                   # (H,W) in [0,1]
-    mri:np.ndarray,                  # (H,W) in [0,1]
-    kind:Kind,                       # of all the findings
-    places:Iterable[Place],          # one for each finding
-) -> tuple[np.ndarray, np.ndarray]:  # CT and MRI, new where they have changed
+    ct:np.ndarray,                  # (H,W) in [0,1]
+    mri:np.ndarray,                 # (H,W) in [0,1]
+    kind:Kind,                      # of all the findings
+    places:Iterable[Place],         # one for each finding
+) -> tuple[np.ndarray, np.ndarray]: # CT and MRI, new where they have changed
     "Both scans with findings of one kind."
     both = kind.opposite is not None
     for p in places:
@@ -546,15 +546,16 @@ def _draw(
 ) -> _Drawn:
     "A random finding at a given place."
     radius, length, stretch = _shape(rng, both, hard)
-    looks:list[_Look|None] = [None, None]
-    looks[which] = _grey(rng)
+    one = _grey(rng) # drawn for both scans too: the weights in the package learned from this sequence
     half = int(max(radius*stretch, (length or 0)/2)) + 6
     top, left = (max(c - half, 0) for c in centre)
     at = slice(top, centre[0] + half + 1), slice(left, centre[1] + half + 1)
     place = Place(centre[0] - top, centre[1] - left, rng.uniform(0, np.pi))
     squares = [x[at] for x in out]
     away = distance(squares[0].shape, place, radius, length, stretch)
+    looks:list[_Look|None] = [None, None]
     if both: looks = _opposite(rng)
+    else: looks[which] = one
     drawn = [x if look is None else blended(x, away, *look) for x, look in zip(squares, looks)]
     return _Drawn(at, away, drawn)
 

@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .core import Option, command, log, staged
-from .data import TEST, VALID, WINDOWS, FusionDataset, find_pairs, get_window, split_by_patient
+from .data import TEST, VALID, FusionDataset, find_pairs, split_by_patient
 from .phantom import Phantom, PhantomDataset, phantom_pair
 from .datasets import folder_digest
 from .model import (WEIGHTS, build_network, dequantize, fuse_batch, load_checkpoint,
@@ -31,7 +31,7 @@ from .metrics import evaluate
 from .pretrain import Config, device_line, new_network, train
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
-else: Figure = Any # at run time nothing is imported for a type
+else: Figure = 'Figure' # at run time a name: nothing is imported for a type
 
 # %% ../nbs/03_finetune.ipynb #cell-019
 @patch(cls_method=True)
@@ -41,14 +41,13 @@ def finetuning(
 ) -> Config:
     "The default recipe of phase 2."
     weights = dict(content=15., structure=8., detail=5., consistency=3., gradient=2., medical=10.)
-    recipe = dict(batch_size=4, lr=1e-5, epochs=20, freeze_epochs=5, window=WINDOWS['soft_tissue'],
-                  weights=weights)
+    recipe = dict(batch_size=4, lr=1e-5, epochs=20, freeze_epochs=5, window='soft_tissue', weights=weights)
     return cls(**{**recipe, **changes})
 
 # %% ../nbs/03_finetune.ipynb #415ddc7f
 SHIPPED_PHASE2 = dict( # beside the default recipe: the full network of the package
     crop=128, rotate=0., scale=0., mix=.3, turns=True, epochs=100, freeze_epochs=2, batch_size=8, lr=1e-3,
-    schedule='cosine', enhance_contrast=False, window=WINDOWS['brain'], mixed_precision='bf16')
+    schedule='cosine', enhance_contrast=False, window='brain', mixed_precision='bf16')
 SHIPPED_COMPACT = dict(network='compact', lr=2e-3, freeze_epochs=0, epochs=220) # beside that: the compact one
 PHASE2_RECIPES = dict(default={}, shipped=SHIPPED_PHASE2) # what `medfusion_finetune --recipe` takes
 
@@ -105,13 +104,13 @@ def finetune(
     "Phase 2: fine-tune on CT-MRI pairs into `out/medical_fusion_finetuned.pth`, with curves and evaluation."
     cfg, out = cfg or Config.finetuning(), Path(out)
     if checkpoint: cfg = replace(cfg, network=network_of(checkpoint))
-    if not hu: cfg = replace(cfg, window=WINDOWS['brain']) # images are windowed already, and phantoms in that window
+    if not hu: cfg = replace(cfg, window='brain') # other files, and the phantoms, are in that window already
     if root: train_ds, valid_ds = ct_mri(root, cfg, valid, test, hu)
     else:
         train_ds = PhantomDataset(32, seed=0, crop=cfg.crop, augment=True)
         valid_ds = PhantomDataset(8, seed=1000, crop=cfg.crop)
     model = load_network(checkpoint) if checkpoint else new_network(cfg, imagenet)
-    model.config['window'] = list(get_window(cfg.window))
+    model.config['window'] = list(cfg.window)
     best = 'medical_fusion_finetuned.pth'
     history = train(model, train_ds, valid_ds, cfg, out, best, 'medical_training_curves.png', progress)
     validation_report(load_checkpoint(out/best), whole_images(valid_ds), out)
@@ -175,8 +174,8 @@ def _grey_levels_apart(
     heads:Sequence[Phantom],
 ) -> float:
     "Mean difference of what two networks draw of phantoms, grey levels."
-    def change(p): return np.abs(fuse_batch(x, [p.ct], [p.mri])-fuse_batch(y, [p.ct], [p.mri]))
-    return float(255*np.mean([change(p) for p in heads]))
+    def drawn(net): return fuse_batch(net, [p.ct for p in heads], [p.mri for p in heads])
+    return float(255*np.abs(drawn(x)-drawn(y)).mean())
 
 def ship(
     runs:dict[str, str|Path],           # phase -> folder of its run, in order; the last one's network is shipped
@@ -227,7 +226,6 @@ def medfusion_finetune(
         raise ValueError(f"{checkpoint}: holds the {kind} network, and --network asks for "
                          f"the {given['network']} one")
     config = replace(recipe_config(recipe, kind), **given)
-    config.window = get_window(config.window)
     def patients(text): return [p for p in text.split(',') if p]
     log.info(device_line())
     weights = {None: True, 'no': False}.get(imagenet, imagenet)

@@ -116,7 +116,7 @@ def _paths(*images:Any) -> list[Path]:
 def as_engine(
     network:Any, # FusionNet or CompactNet
 ) -> Engine:
-    "A network with an engine around it."
+    "An engine that runs a network."
     from medfusion_nb.model import TorchEngine
     return TorchEngine(network)
 
@@ -323,10 +323,10 @@ def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
     check_study_output(out, given['force'], (given['ct'], given['mri']))
     ct = read_volume(given['ct'], 'CT', given['ct_series'], given['index'], hu=hu)
     mri = read_volume(given['mri'], 'MR', given['mri_series'], given['index'])
-    alignment = align(ct, mri, given['register'], given['transform'], given['untrusted'],
-                      given['any_patient'], progress=True)
     network = which_network(given['weights'], given['device'])
     engine = load_engine(network, given['device'], given['bf16'])
+    alignment = align(ct, mri, given['register'], given['transform'], given['untrusted'],
+                      given['any_patient'], progress=True)
     study = fuse_study(alignment, engine, given['window'], given['grid'], given['batch_size'], progress=True)
     formats = ('nifti', 'dicom') if given['format'] == 'both' else (given['format'],)
     written = write_study(study, out, formats, given['png'], given['contact_sheet'], given['figure'],
@@ -351,7 +351,7 @@ def medfusion_fuse(
     # Hugging Face hub (default: compact on a CPU, full on a GPU and for --attention)
     weights:str|None=None,
     device:str|None=None, # cpu, cuda or cuda:NUMBER (default: a GPU where there is one)
-    # compute in bfloat16 where the processor has it: faster, some grey levels off at most
+    # compute in bfloat16 where the processor has it: faster, a little off
     bf16:bool=False,
     batch_size:int|None=None, # most pairs or slices at once (default: 16 on a GPU, 1 on a CPU)
     # what the two are; PET and SPECT images may be in pseudo-colour, which is kept

@@ -1684,7 +1684,7 @@ def evaluate(
     b:Any,                     # second sources, alike
     metrics:str|Sequence[str]|None=None, # such as 'SSIM' or 'MI:cdd'; None: all, in their default variants
     data_range:float=1.,       # value of white: 1. or 255.
-    protocol:str|None=None,    # 'cddfuse': that paper's eight metrics on 8-bit values, instead of names
+    protocol:str|None=None,    # 'cddfuse': that paper's eight metrics on 8-bit values; excludes metrics
     names:Sequence|None=None,  # (B,) names of the images; None: 0, 1, ...
     batch:int=8,               # images worked on at a time; bounds the memory, 32 or more fill a GPU
 ) -> pd.DataFrame:             # columns name, metric, variant, value, better

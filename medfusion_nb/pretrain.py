@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .core import Option, command, log, staged
-from .data import FusionDataset, dataloader, get_window, llvip_pairs, luminance, parse_window
+from .data import FusionDataset, Window, dataloader, get_window, llvip_pairs, luminance, parse_window
 from .phantom import PhantomDataset
 from .model import BACKBONES, build_network, emulates_bf16, read_checkpoint, save_checkpoint
 from .findings import scatter
@@ -67,11 +67,12 @@ class Config:
     mix:float = 0.                 # share of the training pairs that take the MRI of another pair
     turns:bool = False             # training pairs also lie transposed and in quarter turns
     schedule:Annotated[str, Option(choices=('constant', 'cosine'))] = 'constant' # cosine: down to lr/100
-    weights:Annotated[dict, Option(read=parse_weights)] = field(default_factory=default_weights) # TERM=WEIGHT,...
+    weights:Annotated[dict, Option('of the terms of the loss, TERM=VALUE,...', parse_weights)] = field(
+        default_factory=default_weights)
     enhance_contrast:bool = True   # CLAHE on CT and MRI
-    window:Annotated[tuple, Option(read=parse_window)] = (40., 80.) # CT window, for CT in HU: preset or CENTRE,WIDTH
+    window:Annotated[Window, Option(read=parse_window)] = 'brain' # CT window of files in HU: preset, or CENTRE,WIDTH
     network:Annotated[str, Option(choices=('full', 'compact'))] = 'full' # the large network or the small one
-    backbone:Annotated[str, Option(choices=tuple(BACKBONES))] = 'resnet34' # of both encoders of the full network
+    backbone:Annotated[str, Option(choices=tuple(BACKBONES))] = 'resnet34' # of the full network's encoders
     mri_init:Annotated[str, Option(choices=('mean', 'sum'))] = 'mean' # MRI encoder from the RGB kernel
     weight_decay:float = 1e-2      # of AdamW
     grad_clip:float = 1.           # largest norm of the gradient
@@ -79,6 +80,8 @@ class Config:
     seed:int = 42                  # of weights, shuffling, augmentation and findings
     workers:int = 0                # processes that load data
     cuda_graph:bool = True         # one GPU replays its steps; False for a loss that cannot be recorded
+
+    def __post_init__(self): self.window = get_window(self.window) # (centre, width) in HU
 
 # %% ../nbs/02_pretrain.ipynb #cell-009
 SHIPPED_PHASE1 = dict(
@@ -112,9 +115,9 @@ class WithFindings:
 TURNS = ('mirror', 'transpose') # by turns, a step each
 
 def turned(
-    x:Tensor,       # (B,C,H,W)
-    turn:str=None,  # 'mirror', 'transpose' or None
-) -> Tensor:        # (B,C,H,W), of 'transpose' (B,C,W,H)
+    x:Tensor,           # (B,C,H,W)
+    turn:str|None=None, # 'mirror', 'transpose' or None
+) -> Tensor:            # (B,C,H,W), of 'transpose' (B,C,W,H)
     "Images mirrored left to right or transposed; the same again turns them back."
     return x if turn is None else x.flip(-1) if turn == 'mirror' else x.transpose(-1, -2)
 
@@ -129,7 +132,7 @@ def fuse_twice(
     model:nn.Module,     # network
     a:Tensor, b:Tensor,  # (B,1|3,H,W) and (B,1,H,W) in [0,1]
     probe:tuple=(),      # the same with findings; target and weight; empty: fuse once
-    turn:str=None,       # how the pairs with findings lie
+    turn:str|None=None,  # how the pairs with findings lie
 ) -> tuple:              # fused (B,1,H,W); Probe or None
     "The pairs fused as they are, and with findings, in one batch."
     if not probe: return model(a, b), None
@@ -507,7 +510,7 @@ def new_network(
     imagenet:bool|str|Path=True, # start of the full network's encoders: True, False, or path of a state_dict
 ) -> nn.Module:                  # FusionNet or CompactNet
     "An untrained network as configured, reproducible by `cfg.seed`."
-    config = dict(network=cfg.network, window=get_window(cfg.window))
+    config = dict(network=cfg.network, window=cfg.window)
     if cfg.network == 'full': config |= dict(backbone=cfg.backbone, mri_init=cfg.mri_init)
     with _own_randomness():
         set_seed(cfg.seed)
@@ -548,7 +551,6 @@ def medfusion_pretrain(
 ) -> dict[str, Any]: # what `--json` prints
     "Phase 1: pre-train the fusion network on aligned visible-infrared pairs."
     config = Config(**{**PHASE1_RECIPES[recipe], **(cfg or {})})
-    config.window = get_window(config.window)
     log.info(device_line())
     history = pretrain(roots, out, config, {None: True, 'no': False}.get(imagenet, imagenet))
     return dict(checkpoint=Path(out)/'fusion_model_fixed.pth', history=history)

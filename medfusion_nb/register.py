@@ -25,13 +25,13 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from .core import checkerboard, show_images, staged
-from .phantom import like, make_grid, phantom_volume
+from .phantom import like, make_grid, middle, phantom_volume
 from .volume import resample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame, Series
-else: DataFrame = Series = Figure = Any # at run time nothing is imported for a type
+else: DataFrame, Series, Figure = 'DataFrame', 'Series', 'Figure' # at run time names: nothing is imported for a type
 
 # %% ../nbs/00c_register.ipynb #cell-006
 Vector = Sequence[float]|np.ndarray # three numbers, along x, y and z
@@ -53,6 +53,10 @@ def _matrix(t:sitk.Transform) -> tuple[np.ndarray, np.ndarray]: # (3,3), (3,): T
     b = np.array(t.TransformPoint((0., 0., 0.)))
     axes = np.array([t.TransformPoint(e) for e in np.eye(3).tolist()])
     return axes.T - b[:, None], b
+
+def _angle(t:sitk.Transform) -> float: # degrees
+    "Angle of the rotation of a rigid motion."
+    return float(np.rad2deg(Rotation.from_matrix(_matrix(t)[0]).magnitude()))
 
 def move_points(
     t:sitk.Transform,  # linear transform
@@ -170,17 +174,13 @@ def _spread_grey(image:sitk.Image, mask:sitk.Image) -> sitk.Image: # float32 in 
     rank = np.searchsorted(v, a)/len(v)
     return like(((linear + rank)/2).astype(np.float32), image)
 
-def _middle(image:sitk.Image) -> np.ndarray: # (3,) mm
-    "Physical point in the middle of a volume."
-    return np.array(image.TransformContinuousIndexToPhysicalPoint([(n - 1)/2 for n in image.GetSize()]))
-
 def _coarser(image:sitk.Image, mm:float) -> sitk.Image: # float32
     "The volume on an isotropic grid of the same axes."
     image = sitk.Cast(image, sitk.sitkFloat32)
     spacing = np.array(image.GetSpacing())
     size = np.maximum((np.array(image.GetSize())*spacing/mm).round(), 1)
     shrink = np.maximum(mm/2//spacing, 1).astype(int)
-    grid = make_grid(size.tolist(), [mm]*3, _middle(image).tolist(), image.GetDirection())
+    grid = make_grid(size.tolist(), [mm]*3, middle(image).tolist(), image.GetDirection())
     return resample(sitk.BinShrink(image, shrink.tolist()), grid, outside=_air(image))
 
 # %% ../nbs/00c_register.ipynb #cell-020
@@ -219,13 +219,13 @@ def pyramid(
     low, high = np.maximum(at.min(0) - 3, 0), np.minimum(at.max(0) + 4, four.GetSize())
     size = (high - low).tolist()
     four, mask = (sitk.RegionOfInterest(v, size, low.tolist()) for v in (four, mask))
-    fine = make_grid([2*n for n in size], [2]*3, _middle(four).tolist(), four.GetDirection())
+    fine = make_grid([2*n for n in size], [2]*3, middle(four).tolist(), four.GetDirection())
     images = {8: _coarser(four, 8), 4: four, 2: resample(two, fine, outside=_air(two))}
     heads = {mm: _mask_on(v, mask) for mm, v in images.items()}
     near = {mm: sitk.BinaryDilate(head, [2 if mm == 2 else 1]*3) for mm, head in heads.items()}
     grey = {mm: _spread_grey(v, heads[mm]) for mm, v in images.items()}
     points = _points(mask)
-    return Pyramid(grey, heads, near, points, points.mean(0), _middle(image))
+    return Pyramid(grey, heads, near, points, points.mean(0), middle(image))
 
 # %% ../nbs/00c_register.ipynb #cell-025
 def in_view(
@@ -473,8 +473,7 @@ def register(
                   rival=_rival(f, m, t, others))
     trusted, reason = _verdict(**doubts)
     before, after = mutual_information(f, m), mutual_information(f, m, t)
-    angle = np.rad2deg(Rotation.from_matrix(_matrix(t)[0]).magnitude())
-    return Registration(t, before, after, float(angle), float(np.linalg.norm(t.GetTranslation())),
+    return Registration(t, before, after, _angle(t), float(np.linalg.norm(t.GetTranslation())),
                         trusted=trusted, reason=reason, **doubts)
 
 # %% ../nbs/00c_register.ipynb #cell-049
@@ -547,14 +546,10 @@ def _shown(image:sitk.Image) -> sitk.Image: # float32 in [0,1]
     "Grey values as they are shown."
     return _spread_grey(image, _mask_on(image, head_mask(_coarser(image, 4))))
 
-def _same_grid(a:sitk.Image, b:sitk.Image) -> bool:
-    "Do two volumes have the same voxels in the same places?"
-    return (a.GetSize() == b.GetSize() and np.allclose(a.GetOrigin(), b.GetOrigin(), atol=1e-3)
-            and np.allclose(a.GetDirection(), b.GetDirection(), atol=1e-4))
-
 def _check_same_grid(fixed:sitk.Image, moved:sitk.Image) -> None:
     "Raises `ValueError` unless both volumes lie on one grid."
-    if not _same_grid(fixed, moved):
+    def place(v): return [*v.GetOrigin(), *v.GetSpacing(), *v.GetDirection()]
+    if fixed.GetSize() != moved.GetSize() or not np.allclose(place(fixed), place(moved), rtol=0, atol=1e-3):
         raise ValueError(f"fixed volume has {fixed.GetSize()} voxels, moved one {moved.GetSize()}, "
                          "on different grids: resample(moving, fixed, transform) first")
 
@@ -610,9 +605,7 @@ def _registration_case(home:_Home, i:int, seed:int, degrees:float, mm:float) -> 
     r = register(home.fixed, misplace(home.moving, true), seed=i)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     found, wanted, again = (move_points(t, home.points) for t in (r.transform, true, chain(true, home.own)))
-    trace = np.trace(np.reshape(true.GetMatrix(), (3, 3)))
-    turn = np.rad2deg(np.arccos(np.clip((trace - 1)/2, -1, 1)))
-    row:dict[str, Any] = dict(case=i, degrees=turn, mm=np.linalg.norm(true.GetTranslation()))
+    row:dict[str, Any] = dict(case=i, degrees=_angle(true), mm=np.linalg.norm(true.GetTranslation()))
     row |= dict(tre_mm=rms_distance(found, wanted), repeat_mm=rms_distance(found, again))
     row |= {k: v for k, v in r._asdict().items() if k not in ('transform', 'rotation_deg', 'translation_mm')}
     return row | dict(seconds=wall, cpu_seconds=cpu)
@@ -627,7 +620,7 @@ def registration_benchmark(
     mm:float=60.,                # largest translation
     file:Path|str|None=None,     # .csv that keeps the rows; cases that it holds are not repeated
     progress:bool=False,         # a progress bar, when standard error is a terminal?
-) -> DataFrame:             # a row a case: tre_mm (from the truth), repeat_mm (from the pair as it is)
+) -> DataFrame:                  # a row a case: tre_mm (from the truth), repeat_mm (from the pair as it is)
     "Register misplaced volumes; compare with the truth, and with the registration of the pair as it is."
     import pandas as pd
     cases = list(range(cases) if isinstance(cases, int) else cases)
@@ -646,7 +639,7 @@ def registration_benchmark(
 
 # %% ../nbs/00c_register.ipynb #cell-r04
 def registration_summary(
-    df:DataFrame,  # rows of registration_benchmark
+    df:DataFrame,       # rows of registration_benchmark
     limit:float=1.,     # mm: a larger error is wrong
     error:str='tre_mm', # or 'repeat_mm': the distance from the registration of the pair as it is
 ) -> Series:

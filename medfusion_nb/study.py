@@ -20,14 +20,14 @@ from tqdm import tqdm
 from . import __version__
 from .core import log, show_images, staged
 from .data import Window, get_window, write_image
-from .phantom import like, make_grid
+from .phantom import like, make_grid, middle
 from .volume import (RECORD, RESEARCH, Scan, canonical, check_folder, cover, ct_unit, mri_unit,
                                  orientation, resample, slice_axis, write_dicom, write_nifti)
 from .register import (Registration, aligned, checkerboard_figure, edge_overlay_figure,
                                    load_transform, register as register_scans, save_transform)
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
-else: Figure = Any # at run time nothing is imported for a type
+else: Figure = 'Figure' # at run time a name: nothing is imported for a type
 
 # %% ../nbs/06_study.ipynb #cell-006
 class Engine(Protocol):
@@ -167,8 +167,7 @@ def common_grid(
     if not 0 < np.prod(size, dtype=float) < 1e9:
         mm = ' x '.join(f'{e:.0f}' for e in extent)
         raise ValueError(f"grid {grid} mm over {mm} mm: use ct, mri or a step such as 1")
-    middle = ct.TransformContinuousIndexToPhysicalPoint([(n - 1)/2 for n in ct.GetSize()])
-    return make_grid(size, [step]*3, middle, ct.GetDirection())
+    return make_grid(size, [step]*3, middle(ct).tolist(), ct.GetDirection())
 
 # %% ../nbs/06_study.ipynb #cell-021
 class Alignment(NamedTuple):
@@ -196,7 +195,7 @@ def _placed(ct, mri, register, transform, untrusted, seed, progress): # transfor
     if transform is not None:
         t = transform if isinstance(transform, sitk.Transform) else load_transform(transform)
         return t, 'file', None, 'the transform that was given'
-    if register == 'never' or (register == 'auto' and aligned(ct, mri)):
+    if register == 'never' or (register == 'auto' and aligned(ct, mri, seed=seed)):
         return sitk.Euler3DTransform(), 'headers', None, 'the headers'
     r = register_scans(ct, mri, seed=seed, progress=progress)
     if r.trusted or untrusted: return r.transform, 'registration', r, str(r)
@@ -242,6 +241,10 @@ def _inverse(transform:sitk.Transform) -> sitk.Transform:
     except RuntimeError as e:
         raise ValueError(f"a {transform.GetName()} cannot be inverted: fuse on the grid of the CT") from e
 
+def _across(v:np.ndarray, axis:int) -> np.ndarray: # (z,y,x) -> (n,H,W)
+    "Slices across an axis of the grid, upright: the head is up."
+    return v if axis == 2 else np.moveaxis(v, 2 - axis, 0)[:, ::-1]
+
 def _notes(alignment:Alignment, window:tuple[float, float], engine:Engine) -> list[str]:
     "What was corrected in the scans, and what the network is not used to."
     notes = [f'CT: {n}' for n in alignment.ct.notes] + [f'MRI: {n}' for n in alignment.mri.notes]
@@ -267,7 +270,7 @@ def fuse_study(
     a = ct_unit(resample(ct, place, to[0], air), window)
     b = sitk.Clamp(resample(mri_unit(mri), place, to[1]), sitk.sitkFloat32, 0, 1)
     axis = slice_axis(place)
-    def slices(v): return np.moveaxis(v, 2 - axis, 0)[:, ::-1] if axis != 2 else v # upright: the head is up
+    def slices(v): return _across(v, axis)
     ct_slices, mri_slices = (slices(sitk.GetArrayViewFromImage(v)) for v in (a, b))
     ct_cover, mri_cover = (slices(cover(v, place, t)) for v, t in zip((ct, mri), to))
     found = fuse_volume(engine, ct_slices, mri_slices, ct_cover, mri_cover, batch_size, progress)
@@ -289,10 +292,10 @@ def views(
         point = study.fused.TransformContinuousIndexToPhysicalPoint(index)
     voxels, axes = study.fused.GetSize(), np.reshape(study.fused.GetDirection(), (3, 3))
     size = [int(np.ceil(n*s/step)) for n, s in zip(voxels, study.fused.GetSpacing())]
-    middle = np.array(study.fused.TransformContinuousIndexToPhysicalPoint([(n - 1)/2 for n in voxels]))
+    origin = middle(study.fused)
     def plane(image, normal):
         n = [1 if i == normal else m for i, m in enumerate(size)]
-        center = middle + axes[:, normal]*(axes[:, normal] @ (np.asarray(point) - middle))
+        center = origin + axes[:, normal]*(axes[:, normal] @ (np.asarray(point) - origin))
         grid = make_grid(n, [step]*3, center, axes)
         plane_image = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear)
         cut = sitk.GetArrayFromImage(plane_image).squeeze(2 - normal)
@@ -350,8 +353,7 @@ def record(
 # %% ../nbs/06_study.ipynb #cell-040
 def fused_slices(study:Study) -> np.ndarray: # (n,H,W)
     "The fused slices as the network made them, from the foot to the head, from the front or from the right."
-    a = sitk.GetArrayViewFromImage(study.fused)
-    return a if study.axis == 2 else np.moveaxis(a, 2 - study.axis, 0)[:, ::-1]
+    return _across(sitk.GetArrayViewFromImage(study.fused), study.axis)
 
 def contact_sheet(
     slices:np.ndarray, # (n,H,W) in [0,1]
@@ -381,7 +383,7 @@ def write_study(
     force:bool=False,                         # replace the result of an earlier run?
 ) -> list[Path]:                              # the files and folders written
     "Write the result, all of it or nothing; raises `FileExistsError` or `OSError` where that cannot be."
-    out, fused, to_mri = Path(out), _as_reference(study), study.alignment.transform
+    out, fused = Path(out), _as_reference(study)
     check_study_output(out, force)
     if is_nifti(out): return _write_file(fused, out, study)
     with staged(out) as folder:
@@ -389,7 +391,8 @@ def write_study(
         if 'nifti' in formats: write_nifti(fused, folder/'fused.nii.gz')
         if 'dicom' in formats: _write_series(fused, folder/'dicom', study, deidentify)
         _write_pictures(study, folder, png, sheet, figure)
-        if study.alignment.source != 'headers': save_transform(to_mri, folder/'transform.tfm')
+        if study.alignment.source != 'headers':
+            save_transform(study.alignment.transform, folder/'transform.tfm')
         (folder/RECORD).write_text(json.dumps(record(study, deidentify), indent=1))
         names = sorted(p.name for p in folder.iterdir())
     return [out/n for n in names]

@@ -942,23 +942,25 @@ def _reference(sop_class:str, uid:str) -> Dataset:
 # %% ../nbs/00b_volume.ipynb #f02555a6
 def _source_items(
     grid:sitk.Image,                    # of the fused volume
-    k:int,                              # one of its slices
     scan:Scan,                          # a source
     transform:sitk.Transform|None=None, # physical point of the grid -> point of the source
-) -> list[Dataset]:                     # items of SourceImageSequence
-    "The slices of a DICOM source that a slice of the grid cuts."
-    if not scan.headers: return []
-    right, bottom = grid.GetSize()[0] - 1, grid.GetSize()[1] - 1
+) -> list[list[Dataset]]:               # for each slice of the grid, items of SourceImageSequence
+    "The slices of a DICOM source that each slice of a grid cuts."
+    nx, ny, n = grid.GetSize()
+    if not scan.headers: return [[] for _ in range(n)]
     places = [(h, s) for h in scan.headers for s in _slices(h)]
-    at = ((0, 0, k), (0, bottom, k), (right, 0, k), (right, bottom, k))
-    corners = [grid.TransformIndexToPhysicalPoint(index) for index in at]
-    if transform is not None: corners = [transform.TransformPoint(c) for c in corners]
-    normal = np.cross(*np.array(places[0][1].orientation).reshape(2, 3))
-    depth, plane = np.array([normal @ s.position for _, s in places]), np.array(corners) @ normal
+    normal = _axes(places[0][1])[:, 2]
+    depth = np.array([normal @ s.position for _, s in places])
     step = np.diff(np.sort(depth)).max()
-    near = (depth > plane.min() - step) & (depth < plane.max() + step)
-    uids = dict.fromkeys(h.SOPInstanceUID for (h, _), n in zip(places, near) if n) # each once
-    return [_reference(scan.headers[0].SOPClassUID, uid) for uid in uids]
+    def items(k):
+        at = ((0, 0, k), (0, ny - 1, k), (nx - 1, 0, k), (nx - 1, ny - 1, k))
+        corners = [grid.TransformIndexToPhysicalPoint(index) for index in at]
+        if transform is not None: corners = [transform.TransformPoint(c) for c in corners]
+        plane = np.array(corners) @ normal
+        near = (depth > plane.min() - step) & (depth < plane.max() + step)
+        uids = dict.fromkeys(h.SOPInstanceUID for (h, _), cut in zip(places, near) if cut) # each once
+        return [_reference(scan.headers[0].SOPClassUID, uid) for uid in uids]
+    return [items(k) for k in range(n)]
 
 # %% ../nbs/00b_volume.ipynb #cell-094
 def write_dicom(
@@ -978,12 +980,14 @@ def write_dicom(
     stored, ds, written = check_levels(image), _base_header(reference, deidentify), []
     _series_header(ds, image, modality, description)
     ds.file_meta = _file_meta(ds, ExplicitVRLittleEndian)
-    for k, pixels in enumerate(stored):
-        sources = []
-        if not deidentify:
-            sources = _source_items(image, k, reference)
-            if other is not None: sources += _source_items(image, k, other, transform)
-        if sources: ds.SourceImageSequence = sources
+    sources:list[list[Dataset]] = [[] for _ in stored]
+    if not deidentify:
+        sources = _source_items(image, reference)
+        if other is not None:
+            sources = [a + b for a, b in zip(sources, _source_items(image, other, transform))]
+    for k, (pixels, items) in enumerate(zip(stored, sources)):
+        if items: ds.SourceImageSequence = items
+        else: ds.pop('SourceImageSequence', None) # that of the slice before
         origin = image.TransformIndexToPhysicalPoint((0, 0, k))
         written.append(_write_slice(ds, folder/f'{k + 1:04d}.dcm', k, pixels, origin))
     return written

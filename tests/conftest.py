@@ -105,8 +105,9 @@ def here(capfd, monkeypatch, tmp_path):
         monkeypatch.setattr(sys, 'argv', [command, *map(str, args)])
         capfd.readouterr()
         with warnings.catch_warnings(): # pytest collects them, and lets those about deprecation through
-            warnings.showwarning = lambda message, category, file, line, *_: \
+            def show(message, category, file, line, *_):
                 sys.stderr.write(warnings.formatwarning(message, category, file, line))
+            warnings.showwarning = show
             for kind in (DeprecationWarning, PendingDeprecationWarning): warnings.simplefilter('ignore', kind)
             try:
                 script.load()()

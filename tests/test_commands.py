@@ -91,8 +91,9 @@ def test_finetune_learns_from_all_pairs_whatever_their_names(tmp_path, here):
                           '-o', 'random', '--json')
     assert (code, err) == (0, '') and json.loads(out)['evaluation']['pairs'] == 3
     config = read_checkpoint(tmp_path/'random'/'last.pth')['train_config']
-    assert (config['network'], config['turns']) == ('compact', True)
-    assert (config['crop'], config['window']) == (64, (40., 80.))
+    assert (config['network'], config['turns'], config['crop']) == ('compact', True, 64)
+    default = read_checkpoint(tmp_path/'run'/'last.pth')['train_config']
+    assert default['window'] == (40., 80.) # windowed already, whatever the recipe says for Hounsfield units
 
 
 def test_finetune_refuses_what_does_not_fit(tmp_path, here):
