@@ -23,7 +23,7 @@ from .data import Window, get_window, write_image
 from .phantom import like, make_grid, middle
 from .volume import (RECORD, RESEARCH, Scan, canonical, check_folder, cover, ct_unit, mri_unit,
                                  orientation, resample, slice_axis, write_dicom, write_nifti)
-from .register import (Registration, aligned, checkerboard_figure, edge_overlay_figure,
+from .register import (Registration, checkerboard_figure, edge_overlay_figure,
                                    load_transform, register as register_scans, save_transform)
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
