@@ -487,9 +487,12 @@ def mirror(
         turn = np.eye(3) - 2*np.outer(e, e)
         shift = A @ (fixed.center - turn @ fixed.center) + b - middle(grid)
         return _as_euler(flip @ A @ turn, flip @ shift + middle(grid), fixed.center)
-    u = _ordered(fixed, other, [across(e) for e in np.eye(3)], 8)[0]
-    for mm in VOXELS_MM: u = refine(fixed, other, u, mm, seed)
-    return mutual_information(fixed, other, u)/max(mutual_information(fixed, moving, t), 1e-9)
+    around = [rigid(center=fixed.center), *beside(fixed, 15)] # the planes of the header may lie askew in the head
+    found = [chain(across(e), u) for e in np.eye(3) for u in around]
+    for mm, n in zip(VOXELS_MM, (3, 2, 1)):
+        found = _different(_ordered(fixed, other, found, mm), fixed.points, mm/2, n)
+        found = [refine(fixed, other, u, mm, seed) for u in found]
+    return mutual_information(fixed, other, found[0])/max(mutual_information(fixed, moving, t), 1e-9)
 
 def overlap(
     fixed:Pyramid,
@@ -538,32 +541,32 @@ class Registration(NamedTuple):
                 f"{self.grade.upper() if not self.trusted else self.grade}: {self.reason}")
 
 # %% ../nbs/00c_register.ipynb #cell-043
-GRADES = dict(trusted=.8, refused=.3)  # lowest score that is trusted; below the second it is refused
-LIMITS = dict(overlap=.5)              # where less of the smaller head lies in the other, it is refused
-# logistic regression over labelled registrations: weight, and the value that right ones have (median)
-_WEIGHTS = dict(prominence=(10., .2), weakest_half=(10., .3), mirror=(-5., .7), log_back=(-1., -1.2))
-_INTERCEPT = 2.
+GRADES = {'trusted': .8, 'look at it': .3} # lowest score of each; below, a registration is refused
+LIMITS = dict(overlap=.5, mirror=.95)      # less overlap, or a mirror image that fits better, is refused
+# logistic regression over labelled registrations: weight of each check, and what right ones have (median)
+_WEIGHTS = dict(weakest_half=(8.5, .28), mirror=(-12., .75), log_error=(-1.6, -.4))
+_TYPICAL = 2.5 # log odds of a registration whose checks are all like that
 
-def _evidence(prominence:float, weakest_half:float, mirror:float, back_mm:float) -> dict[str, float]:
-    "What the score is made of: how much each check adds to a typical right registration, in log odds."
-    values = dict(prominence=prominence, weakest_half=max(weakest_half, -.2), mirror=min(mirror, 2.),
-                  log_back=np.log(np.clip(back_mm, .05, 20)))
+def _evidence(weakest_half:float, mirror:float, error_mm:float) -> dict[str, float]:
+    "How much more or less likely each check makes a registration than a typical right one, in log odds."
+    values = dict(weakest_half=max(weakest_half, -.2), mirror=min(max(mirror, .7), 2.),
+                  log_error=np.log(min(max(error_mm, .05), 20.)))
     return {k: weight*(values[k] - usual) for k, (weight, usual) in _WEIGHTS.items()}
 
-def _verdict(overlap:float, error_mm:float, **checks:float) -> tuple[float, str, str]: # score, grade, reason
-    "How far is it trusted? And the strongest doubt, in a plain sentence."
-    evidence = _evidence(**checks)
-    score = float(1/(1 + np.exp(-_INTERCEPT - sum(evidence.values()))))
+def _verdict(overlap:float, mirror:float, error_mm:float, weakest_half:float) -> tuple[float, str, str]:
+    "Score, grade, and the expected error or the strongest doubt, in a plain sentence."
     if overlap < LIMITS['overlap']:
         return 0., 'refused', f"only {overlap:.0%} of the smaller head lies in the other one"
+    if mirror > LIMITS['mirror']:
+        return 0., 'refused', (f"the mirror image of one scan fits {mirror:.0%} as well: "
+                               "another head, or a mirrored scan")
+    evidence = _evidence(weakest_half, mirror, error_mm)
+    score = float(1/(1 + np.exp(-_TYPICAL - sum(evidence.values()))))
     if score >= GRADES['trusted']: return score, 'trusted', f"expected error {error_mm:.1f} mm"
-    doubts = dict(
-        prominence=f"the mutual information falls by {max(checks['prominence'], 0):.0%} only, 4 mm away",
-        weakest_half="a part of the head does not tell where it belongs",
-        mirror=f"the mirror image of one scan fits nearly as well ({checks['mirror']:.0%}): another head, or mirrored?",
-        log_back=f"the way back ends {checks['back_mm']:.1f} mm away")
-    if checks['mirror'] > 1: doubts['mirror'] = "the mirror image fits better: is one of the scans mirrored?"
-    grade = 'refused' if score < GRADES['refused'] else 'look at it'
+    doubts = dict(weakest_half="a part of the head does not tell where it belongs",
+                  mirror=f"the mirror image of one scan fits nearly as well ({mirror:.0%})",
+                  log_error=f"the way back and parts of the head disagree by {error_mm:.1f} mm")
+    grade = 'look at it' if score >= GRADES['look at it'] else 'refused'
     return score, grade, doubts[min(evidence, key=lambda k: evidence[k])]
 
 # %% ../nbs/00c_register.ipynb #cell-044
@@ -578,7 +581,7 @@ def judge(
     whole, half = prominence(fixed, moving, t)
     checks = dict(overlap=overlap(fixed, moving, t), prominence=whole, weakest_half=half,
                   mirror=mirror(fixed, moving, t, seed), back_mm=back, error_mm=float(np.hypot(back, blocks)))
-    score, grade, reason = _verdict(**checks)
+    score, grade, reason = _verdict(**{k: checks[k] for k in ('overlap', 'mirror', 'error_mm', 'weakest_half')})
     moved = rms_distance(move_points(t, fixed.points), fixed.points)
     before, after = mutual_information(fixed, moving), mutual_information(fixed, moving, t)
     return Registration(t, before, after, _angle(t), float(np.linalg.norm(t.GetTranslation())), moved,
