@@ -675,8 +675,8 @@ def check_hu(
 
 # %% ../nbs/00b_volume.ipynb #a0cdf48d
 _CT_WORDS = {'ct', 'cta', 'ncct', 'cbct'}
-_MR_WORDS = {'mr', 'mri', 't1', 't1w', 't1c', 't1ce', 't1gd', 't2', 't2w', 't2star', 'flair', 'pd', 'pdw', 'dwi',
-             'adc', 'swi', 'tof', 'mprage'}
+_MR_WORDS = {'mr', 'mri', 't1', 't1w', 't1c', 't1ce', 't1gd', 't2', 't2w', 't2star', 'flair', 'pd', 'pdw',
+             'dwi', 'adc', 'swi', 'tof', 'mprage'}
 
 def has_air(image:sitk.Image) -> bool: # False for any unit but HU
     "Do the values of a volume peak near -1000, as those of the air around a body do in Hounsfield units?"
@@ -932,7 +932,7 @@ def write_nifti(
     nii.header['descrip'] = RESEARCH.encode()
     for set_form in (nii.set_sform, nii.set_qform): set_form(affine, 1)
     data = nii.to_bytes()
-    if str(path).lower().endswith('.gz'): data = gzip.compress(data, 3)
+    if str(path).lower().endswith('.gz'): data = gzip.compress(data, 3, mtime=0) # the same bytes each time
     with staged(path) as part: part.write_bytes(data)
     return Path(path)
 
@@ -985,7 +985,7 @@ def _base_header(reference:Scan, other:Scan|None, deidentify:bool) -> Dataset:
     if 'PatientPosition' not in ds: ds.PatientPosition = ''
     part = body_part(reference, other)
     if part: ds.BodyPartExamined = part
-    if 'Laterality' in old or not part: ds.Laterality = old.get('Laterality') or '' # a part may be a paired one
+    if 'Laterality' in old or not part: ds.Laterality = old.get('Laterality') or '' # part of a pair, perhaps
     for k, default in _ASKED[reference.modality].items():
         setattr(ds, k, old[k].value if k in old else default)
     ds.Modality, ds.SOPClassUID = reference.modality, _CLASSES[reference.modality]
