@@ -302,7 +302,8 @@ def _unseen(scans:Sequence[Scan], window:tuple[float, float]|None, engine:Engine
         notes.append(f'CT window {ours}, but the network was trained with {usual}: '
                      'it has not seen such images')
     if kinds != ['CT', 'MRI']:
-        notes.append(f"{' and '.join(kinds)}, but the network was trained with CT and MRI")
+        notes.append(f"{' and '.join(kinds)}, but the network was trained with CT and MRI: "
+                     "what is dark in one and bright in the other may vanish")
     if part and not is_head(part):
         notes.append(f'the part examined is {part}, but the network was trained on heads')
     return notes

@@ -725,18 +725,17 @@ def _siblings(path:Path) -> list[Series]:
     return [s for s in find_series(path.parent) if holds(s)]
 
 # %% ../nbs/00b_volume.ipynb #22694d7f
-def _known(modality:str, how:str) -> str:
+def _taken(modality:str, why:str) -> str:
     "The note on a modality that the file does not say."
-    article = 'an' if modality == 'MR' else 'a'
-    return (f'taken for {article} {modality_name(modality)} by {how}: a guess, which --pair '
-            '(modality= of read_volume) overrules')
+    return f"taken for {'an' if modality == 'MR' else 'a'} {modality_name(modality)} {why}"
 
 def _from_dicom(path:Path, modality:str|None, pick:str|None, prefer:str|None) -> Scan:
     "The chosen series; one that does not say what it is, is what it was chosen for."
     series, asked = choose_series(_siblings(path), modality, pick, path, prefer), modality or prefer
     if series.modality not in _UNSAID or not asked: return read_series(series, path)
     scan = read_series(replace(series, modality=asked), path)
-    return scan._replace(notes=[*scan.notes, _known(asked, 'the choice of the series')])
+    said = series.modality or 'nothing'
+    return scan._replace(notes=[*scan.notes, _taken(asked, f'as it was chosen: its header says {said}')])
 
 def _from_file(path:Path, modality:str|None, index:int|None, prefer:str|None) -> Scan:
     "The volume of a file; what it is is guessed where nobody says it."
@@ -745,7 +744,8 @@ def _from_file(path:Path, modality:str|None, index:int|None, prefer:str|None) ->
     if modality is None:
         modality, how = guess_modality(image, path.name)
         if not modality and prefer: modality, how = prefer, 'its place'
-        if modality: notes.append(_known(modality, how))
+        guess = f'by {how}: a guess, which --pair (modality= of read_volume) overrules'
+        if modality: notes.append(_taken(modality, guess))
     return Scan(image, modality, notes, [], set(), path.name)
 
 def read_volume(
