@@ -10,6 +10,7 @@ __all__ = ['PAIRS', 'Loaded', 'which_network', 'load_engine', 'get_pair', 'keep_
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from inspect import signature
+from os.path import abspath
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
@@ -20,8 +21,9 @@ from .core import Option, command, renamed, show_images, staged
 from .data import (EXTENSIONS, WINDOWS, Pair, check_format, find_pairs, luminance,
                                parse_window, read_image, same_size, write_image)
 from .phantom import phantom_pair
-from .volume import find_series, is_volume, list_series, read_volume
-from .study import Engine, align, check_study_output, fuse_study, write_study
+from .volume import VOLUMES, Scan, find_series, is_volume, list_series, read_volume
+from .study import (Engine, align, check_study_output, ct_window, fuse_study, is_nifti, write_studies,
+                                write_study)
 
 # %% ../nbs/07_fuse.ipynb #cell-010
 def which_network(
@@ -48,7 +50,7 @@ def load_engine(
 def _own_engine() -> Engine: return load_engine()
 
 # %% ../nbs/07_fuse.ipynb #cell-013
-PAIRS = {'ct-mri': ('CT', 'MRI'), 'pet-mri': ('PET', 'MRI'),
+PAIRS = {'ct-mri': ('CT', 'MRI'), 'mri-mri': ('MRI', 'MRI'), 'ct-ct': ('CT', 'CT'), 'pet-mri': ('PET', 'MRI'),
          'spect-mri': ('SPECT', 'MRI')} # pair -> names of its two images, and of their folders
 
 def get_pair(
@@ -82,12 +84,12 @@ def read_pair(
     pair:str='ct-mri', # see `PAIRS`
 ) -> tuple[np.ndarray, np.ndarray]: # ct, mri: float32 (H,W) in [0,1]; a PET or SPECT (H,W,3)
     "Both images of a pair; raises `FileNotFoundError` or `ValueError` naming an image that cannot be used."
-    name = get_pair(pair)[0]
-    a, b = _image(ct, name, name != 'CT'), _image(mri, 'MRI')
+    name, other = get_pair(pair)
+    a, b = _image(ct, name, name in ('PET', 'SPECT')), _image(mri, other)
     if a.shape[:2] == b.shape: return a, b
     ct, mri = (x if isinstance(x, (str, Path)) else 'array' for x in (ct, mri))
     raise ValueError(f"{name} {ct} has {a.shape[0]} x {a.shape[1]} pixels, "
-                     f"MRI {mri} has {b.shape[0]} x {b.shape[1]}: "
+                     f"{other} {mri} has {b.shape[0]} x {b.shape[1]}: "
                      "the pair must be aligned, register and resample one onto the other first")
 
 # %% ../nbs/07_fuse.ipynb #cell-018
@@ -128,7 +130,7 @@ def fuse(
     engine:Engine|None=None,  # from load_engine; None: with the weights in the package
     bits:int=8,               # 8 or 16 bits a pixel in the file
     force:bool=False,         # overwrite an existing file?
-    pair:str='ct-mri',        # see `PAIRS`; of another pair the first image may be in colour
+    pair:str='ct-mri',        # see `PAIRS`; a PET or SPECT may be in colour
 ) -> np.ndarray:              # float32 (H,W) in [0,1], (H,W,3) of a pair in colour
     "Fuse a CT and an MRI; raises `OSError` or `ValueError` naming the file or the shape that does not fit."
     a, b = read_pair(ct, mri, pair)
@@ -274,10 +276,67 @@ def fuse_files(
     run = engine or load_engine(which_network(attention='attention' in extra))
     return run_jobs(jobs, run, bits, pair=pair)
 
+# %% ../nbs/07_fuse.ipynb #c4b3f119
+def _modalities(given:dict[str, Any], n:int) -> list[str|None]: # None: the file says it, or a guess
+    "What each of the scans has to be; raises `ValueError` for a pair that volumes cannot be."
+    hu, pair, codes = given['ct_units'] == 'hu', given['pair'], dict(CT='CT', MRI='MR')
+    wanted:list[str|None] = [None if hu else 'CT', None]
+    if pair is not None:
+        if not {*get_pair(pair)} <= {*codes}:
+            raise ValueError(f"--pair {pair} is for images: volumes are ct-mri, mri-mri or ct-ct")
+        wanted = [codes[name] for name in get_pair(pair)]
+    if not hu and wanted[0] != 'CT': raise ValueError(f"--ct-units is for a CT, and --pair {pair} names none")
+    return wanted[:1] + wanted[1:]*(n - 1)
+
+def _check_distinct(paths:Sequence[str], scans:Sequence[Scan]) -> None:
+    "Raises `ValueError` where a scan is named twice."
+    seen:dict[Any, str] = {}
+    for path, scan in zip(paths, scans):
+        key = str(scan.headers[0].SOPInstanceUID) if scan.headers else Path(path).resolve()
+        if key in seen:
+            raise ValueError(f"{seen[key]} and {path} are the same scan: name two different ones; in a "
+                             "folder of several series --ct-series and --mri-series choose")
+        seen[key] = path
+
+def _read_scans(given:dict[str, Any], paths:Sequence[str]) -> list[Scan]:
+    "The scans, the first of them the reference; raises `ValueError` for options that do not fit them."
+    hu, n, picks = given['ct_units'] == 'hu', len(paths), given['mri_series']
+    if not hu and not isinstance(given['window'], tuple):
+        raise ValueError(f"CT {paths[0]} is not in Hounsfield units, so a preset window means nothing: "
+                         "give --window CENTRE,WIDTH in the numbers of the file")
+    if picks and len(picks) != n - 1:
+        raise ValueError(f"--mri-series was given {len(picks)} times: give it once for each scan after the "
+                         f"first, here {n - 1} times, or not at all")
+    picks, prefer = [given['ct_series'], *(picks or [None]*(n - 1))], ['CT'] + ['MR']*(n - 1)
+    each = zip(paths, _modalities(given, n), picks, prefer)
+    scans = [read_volume(p, modality, pick, given['index'], hu, kind) for p, modality, pick, kind in each]
+    _check_distinct(paths, scans)
+    ct_window(scans, given['window'])
+    return scans
+
+# %% ../nbs/07_fuse.ipynb #1579816c
+def _check_several(given:dict[str, Any], out:Path) -> None:
+    "Raises `ValueError` for what goes with two scans only."
+    if is_nifti(out): raise ValueError(f"output {out}: several results are written into a folder, name one")
+    if given['transform']: raise ValueError("--transform is for two scans: fuse these two by two")
+
+def _folder_names(paths:Sequence[str]) -> list[str]:
+    "The names of files and folders without endings, numbered where they occur twice."
+    names:list[str] = []
+    for path in paths:
+        name, i = Path(abspath(path)).name, 2
+        ending = next((e for e in sorted(VOLUMES, key=len, reverse=True) if name.lower().endswith(e)), '')
+        name = stem = name[:len(name) - len(ending)] or 'scan'
+        taken = [n.lower() for n in names]
+        while name.lower() in taken: name, i = f'{stem}_{i}', i + 1
+        names.append(name)
+    return names
+
 # %% ../nbs/07_fuse.ipynb #cell-062
 _Scan, _Image, _Volume = Option(positional=True, nargs='?'), Option(group='images'), Option(group='volumes')
 _Format = Option(group='volumes', choices=('nifti', 'dicom', 'both'))
-_Window = Option(f"CT window: {', '.join(WINDOWS)}, or CENTRE,WIDTH in HU", parse_window, group='volumes')
+_Window = Option(f"CT window: {', '.join(WINDOWS)}, or CENTRE,WIDTH in HU (default: brain, or soft_tissue "
+                 "where the headers say that another part was examined)", parse_window, group='volumes')
 
 def _refuse(
     given:dict[str, Any], # options of the command
@@ -293,21 +352,23 @@ def _refuse(
 def _are_volumes(
     paths:Sequence[Path], # CT and MRI, as far as they are given
 ) -> bool:
-    "Is a volume among them? Raises `ValueError` when one file is a volume and the other an image."
-    kinds = {p: is_volume(p) for p in paths if p.exists()}
-    if len(set(kinds.values())) > 1:
-        raise ValueError(f"{paths[0]} and {paths[1]}: one is a volume, "
+    "Is a volume among them? Raises `ValueError` when one file is a volume and another an image."
+    kinds = {is_volume(p): p for p in paths if p.exists()}
+    if len(kinds) > 1:
+        raise ValueError(f"{kinds[True]} and {kinds[False]}: one is a volume, "
                          "the other an image or a folder of images")
-    return any(kinds.values())
+    return True in kinds
 
 def _fuse_images(given:dict[str, Any]) -> dict[str, Any]: # network, written
     "Two files, two folders, or the phantom."
-    extra = [k for k in ('figure', 'attention') if given[k]]
-    jobs = plan(given['ct'], given['mri'], given['out'], extra, given['pair'])
-    check_jobs(jobs, given['bits'], given['force'], given['pair'])
+    if given['more']:
+        raise ValueError(f"{given['more'][0]}: two images are fused, or two folders; more than two only as volumes")
+    extra, pair = [k for k in ('figure', 'attention') if given[k]], given['pair'] or 'ct-mri'
+    jobs = plan(given['ct'], given['mri'], given['out'], extra, pair)
+    check_jobs(jobs, given['bits'], given['force'], pair)
     network = which_network(given['weights'], given['device'], given['attention'])
     engine = load_engine(network, given['device'], given['bf16'])
-    written = run_jobs(jobs, engine, given['bits'], given['batch_size'], True, given['pair'])
+    written = run_jobs(jobs, engine, given['bits'], given['batch_size'], True, pair)
     print(f'network: {network}')
     if not given['ct']: print('fused the built-in phantom pair')
     if len(written) > 4: print(f"wrote {len(written)} files into {Path(given['out'] or 'fused')}")
@@ -315,22 +376,22 @@ def _fuse_images(given:dict[str, Any]) -> dict[str, Any]: # network, written
     return dict(network=network, written=written)
 
 def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
-    "Two scans."
-    hu, out = given['ct_units'] == 'hu', Path(given['out'] or 'fused')
-    if not hu and isinstance(given['window'], str):
-        raise ValueError(f"CT {given['ct']} is not in Hounsfield units, so a preset window means nothing: "
-                         "give --window CENTRE,WIDTH in the numbers of the file")
-    check_study_output(out, given['force'], (given['ct'], given['mri']))
-    ct = read_volume(given['ct'], 'CT', given['ct_series'], given['index'], hu=hu)
-    mri = read_volume(given['mri'], 'MR', given['mri_series'], given['index'])
+    "Two scans, or the first with each of the others."
+    paths, out = [given['ct'], given['mri'], *given['more']], Path(given['out'] or 'fused')
+    if len(paths) > 2: _check_several(given, out)
+    check_study_output(out, given['force'], paths)
+    ct, *others = _read_scans(given, paths)
     network = which_network(given['weights'], given['device'])
     engine = load_engine(network, given['device'], given['bf16'])
-    alignment = align(ct, mri, given['register'], given['transform'], given['untrusted'],
-                      given['any_patient'], progress=True)
-    study = fuse_study(alignment, engine, given['window'], given['grid'], given['batch_size'], progress=True)
+    alignments = [align(ct, mri, given['register'], given['transform'], given['untrusted'],
+                        given['any_patient'], progress=True) for mri in others]
+    studies = (fuse_study(a, engine, given['window'], given['grid'], given['batch_size'], progress=True)
+               for a in alignments)
     formats = ('nifti', 'dicom') if given['format'] == 'both' else (given['format'],)
-    written = write_study(study, out, formats, given['png'], given['contact_sheet'], given['figure'],
-                          given['deidentify'], given['force'])
+    what = dict(formats=formats, sheet=given['contact_sheet'],
+                **{k: given[k] for k in ('png', 'figure', 'deidentify', 'force')})
+    if len(paths) > 2: written = write_studies(zip(_folder_names(paths[1:]), studies), out, **what)
+    else: written = write_study(next(studies), out, **what)
     print(f'network: {network}')
     print('\n'.join(f'wrote {p}' for p in written))
     return dict(network=network, written=written)
@@ -339,9 +400,11 @@ def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
 @command('medfusion_fuse CT MRI --out fused --figure')
 def medfusion_fuse(
     # CT: image (8- or 16-bit PNG, TIFF, JPEG or BMP, windowed), folder of images, or volume: DICOM folder
-    # or file, .nii, .nii.gz, .nrrd, .mha
+    # or file, .nii, .nii.gz, .nrrd, .mha; or the first of several MRI or CT, to which the others are aligned
     ct:Annotated[str|None, _Scan]=None,
     mri:Annotated[str|None, _Scan]=None, # MRI: image, folder of the same names, or volume
+    # further volumes: each of them is fused with the first, into a folder of its own
+    more:Annotated[tuple[str, ...], Option(positional=True, nargs='*')]=(),
     # image to write, folder for two folders or volumes, or .nii.gz file for volumes (default: fused.png,
     # or the folder fused)
     out:str|None=None,
@@ -354,19 +417,23 @@ def medfusion_fuse(
     # compute in bfloat16 where the processor has it: faster, a little off
     bf16:bool=False,
     batch_size:int|None=None, # most pairs or slices at once (default: 16 on a GPU, 1 on a CPU)
-    # what the two are; PET and SPECT images may be in pseudo-colour, which is kept
-    pair:Annotated[str, Option(group='images', choices=tuple(PAIRS))]='ct-mri',
+    # what the two are, PET and SPECT for images only, whose pseudo-colour is kept (default: ct-mri; of
+    # volumes what the files say, or a guess by their values and names)
+    pair:Annotated[str|None, Option(choices=tuple(PAIRS))]=None,
     bits:Annotated[int, Option(group='images', choices=(8, 16))]=8, # bits a pixel of the fused image
     attention:Annotated[bool, _Image]=False, # write where the network looked as well
     list:Annotated[bool, _Volume]=False,     # list the DICOM series of the folders and stop
-    window:Annotated[Any, _Window]='brain',
+    window:Annotated[Any, _Window]=None,
     # other: a CT that is not in Hounsfield units; --window is then in its own numbers
     ct_units:Annotated[str, Option(group='volumes', choices=('hu', 'other'))]='hu',
-    ct_series:Annotated[str|None, _Volume]=None,  # number in the list, part of the description, or UID
-    mri_series:Annotated[str|None, _Volume]=None, # the same of the MRI
+    # series of the first scan: number in the list, part of the description, or UID
+    ct_series:Annotated[str|None, _Volume]=None,
+    # the same of the second scan; of more, once for each
+    mri_series:Annotated[list[str]|None, Option(group='volumes', repeat=True)]=None,
     index:Annotated[int|None, _Volume]=None,      # which volume of a 4-D file, from 0
-    grid:Annotated[str, _Volume]='ct',            # grid of the result: ct, mri, or a step in mm
-    # register the MRI to the CT; auto: where the headers do not align the heads
+    # grid of the result: ct (that of the first scan), mri (of the second), or a step in mm
+    grid:Annotated[str, _Volume]='ct',
+    # register the second scan to the first; auto: where the headers do not align the heads
     register:Annotated[str, Option(group='volumes', choices=('auto', 'always', 'never'))]='auto',
     # apply this transform file, CT point to MRI point, do not register
     transform:Annotated[str|None, _Volume]=None,
@@ -378,10 +445,10 @@ def medfusion_fuse(
     # copy nothing that names the patient or the study into the DICOM files; faces in the pixels stay
     deidentify:Annotated[bool, _Volume]=False,
 ) -> dict[str, Any]: # what `--json` prints
-    "Fuse CT and MRI: two images, two folders, or two volumes. Without arguments: the built-in phantom pair."
+    "Fuse CT and MRI: two images, two folders, or volumes. Without arguments: the built-in phantom pair."
     given = locals()
     if batch_size is not None and batch_size < 1: raise ValueError(f"--batch-size {batch_size}: at least 1")
-    paths = [Path(p) for p in (ct, mri) if p]
+    paths = [Path(p) for p in (ct, mri, *more) if p]
     if not _are_volumes(paths):
         why = f'{paths[0]} is none' if paths else 'there is none'
         _refuse(given, 'volumes', f'{why}: name a DICOM folder or a .nii.gz file')

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['VOLUMES', 'RECORD', 'RESEARCH', 'MAX_STORED', 'Slice', 'Series', 'find_series', 'list_series', 'choose_series',
-           'Stack', 'Scan', 'read_series', 'write_original', 'phantom_study', 'check_hu', 'is_volume', 'read_volume',
-           'orientation', 'canonical', 'slice_axis', 'mri_range', 'mri_unit', 'ct_unit', 'resample', 'cover',
-           'check_folder', 'check_levels', 'write_nifti', 'write_dicom']
+           'Stack', 'Scan', 'modality_name', 'read_series', 'write_original', 'phantom_study', 'check_hu', 'has_air',
+           'guess_modality', 'is_volume', 'read_volume', 'orientation', 'canonical', 'slice_axis', 'mri_range',
+           'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder', 'check_levels', 'write_nifti', 'body_part',
+           'is_head', 'write_dicom']
 
 # %% ../nbs/00b_volume.ipynb #cell-003
 import gzip
 import hashlib
+import re
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -203,23 +205,34 @@ def _volumes(found:list[Series]) -> list[Series]:
     scans = [s for s in found if not s.localizer]
     return [s for s in scans if len(s.slices) > 1] or scans
 
+def _fitting(found:list[Series], kinds:Iterable[str], pick:str|None) -> list[Series]:
+    "The volumes of these modalities, or those of their series that a pick names."
+    if pick is None: return _volumes([s for s in found if s.modality in kinds])
+    return [s for s in _picked(found, pick) if s.modality in kinds]
+
 # %% ../nbs/00b_volume.ipynb #00752c6f
+_UNSAID = {'', 'OT'} # modalities that do not say what a series is
+
 def choose_series(
     found:list[Series],     # from find_series
     modality:str|None=None, # CT or MR; None: any
     pick:str|None=None,     # number in the list, part of the description, UID; None: the only one
     path:Path|str='',       # named in messages
+    prefer:str|None=None,   # CT or MR: without a modality, the one to take where there is one
 ) -> Series:
     "The series to read; raises `ValueError` with the list when the choice is not clear."
-    if pick is None:
-        fits = _volumes([s for s in found if modality is None or s.modality == modality])
-    else:
-        fits = [s for s in _picked(found, pick) if not modality or s.modality == modality]
+    wanted = modality or prefer
+    fits = _fitting(found, [wanted] if wanted else {s.modality for s in found}, pick)
+    if not fits:
+        others = (set() if modality else {'CT', 'MR'}) | (set() if pick is None else _UNSAID)
+        fits = _fitting(found, others, pick)
     if len(fits) == 1: return fits[0]
-    kind = f'{modality} series' if modality else 'series'
-    option = f"--{'mri' if modality == 'MR' else 'ct'}-series"
-    if pick is None: why = f'{len(fits)} {kind} fit' if fits else f'no {kind}'
-    else: why = f'{len(fits)} {kind} fit {pick!r}' if fits else f'no {kind} fits {pick!r}'
+    kind = f'{wanted} series' if wanted else 'series'
+    option = f"--{'mri' if (prefer or modality) == 'MR' else 'ct'}-series"
+    what = '' if pick is None else f' {pick!r}'
+    if not fits: why = f'no {kind}' + (f' fits{what}' if what else '')
+    elif wanted in (None, fits[0].modality): why = f'{len(fits)} {kind} fit{what}'
+    else: why = f'no {kind}, and {len(fits)} others fit{what}'
     raise ValueError(f"{path}: {why}; choose one by its number or a part of its description "
                      f"({option}):\n{list_series(found)}")
 
@@ -350,6 +363,12 @@ class Scan(NamedTuple):
     headers:list[Dataset] # of the slices, in order along their normal; [] for other formats
     patients:set[str]     # digests, see Series
     name:str              # file or folder, without its path
+
+def modality_name(
+    modality:str, # as in a DICOM header: CT, MR ...
+) -> str:         # CT, MRI ...
+    "What people call a modality."
+    return 'MRI' if modality == 'MR' else modality
 
 # %% ../nbs/00b_volume.ipynb #cell-042
 def _decode(file:Path) -> np.ndarray: # (n,y,x) float32
@@ -652,7 +671,28 @@ def check_hu(
     if why:
         raise ValueError(f"{path}: wrong units, its values from {low:g} to {most:g} are not Hounsfield units "
                          f"({why}). Take the original, or say --ct-units other with a --window CENTRE,WIDTH "
-                         "in the numbers of the file")
+                         "in the numbers of the file. Is it an MRI? Say --pair mri-mri")
+
+# %% ../nbs/00b_volume.ipynb #a0cdf48d
+_CT_WORDS = {'ct', 'cta', 'ncct', 'cbct'}
+_MR_WORDS = {'mr', 'mri', 't1', 't1w', 't1c', 't1ce', 't1gd', 't2', 't2w', 't2star', 'flair', 'pd', 'pdw',
+             'dwi', 'adc', 'swi', 'tof', 'mprage'}
+
+def has_air(image:sitk.Image) -> bool: # False for any unit but HU
+    "Do the values of a volume peak near -1000, as those of the air around a body do in Hounsfield units?"
+    a = sitk.GetArrayViewFromImage(image).ravel()[::7]
+    def share(low, high): return ((a >= low) & (a <= high)).mean()
+    return bool(share(-1100, -900) > max(.01, share(-800, -400)))
+
+def guess_modality(
+    image:sitk.Image, # of a file that does not say
+    name:str,         # of the file
+) -> tuple[str, str]: # CT, MR, or '' where nothing tells; what tells
+    "What a volume probably is, by its values, then by the words of its name."
+    if has_air(image): return 'CT', 'its values'
+    words = set(re.split('[^a-z0-9]+', name.lower()))
+    ct, mr = bool(words & _CT_WORDS), bool(words & _MR_WORDS)
+    return ('', '') if ct == mr else ('CT' if ct else 'MR', 'its name')
 
 # %% ../nbs/00b_volume.ipynb #cell-052
 def is_volume(
@@ -685,23 +725,44 @@ def _siblings(path:Path) -> list[Series]:
     return [s for s in find_series(path.parent) if holds(s)]
 
 # %% ../nbs/00b_volume.ipynb #22694d7f
+def _taken(modality:str, why:str) -> str:
+    "The note on a modality that the file does not say."
+    return f"taken for {'an' if modality == 'MR' else 'a'} {modality_name(modality)} {why}"
+
+def _from_dicom(path:Path, modality:str|None, pick:str|None, prefer:str|None) -> Scan:
+    "The chosen series; one that does not say what it is, is what it was chosen for."
+    series, asked = choose_series(_siblings(path), modality, pick, path, prefer), modality or prefer
+    if series.modality not in _UNSAID or not asked: return read_series(series, path)
+    scan = read_series(replace(series, modality=asked), path)
+    said = series.modality or 'nothing'
+    return scan._replace(notes=[*scan.notes, _taken(asked, f'as it was chosen: its header says {said}')])
+
+def _from_file(path:Path, modality:str|None, index:int|None, prefer:str|None) -> Scan:
+    "The volume of a file; what it is is guessed where nobody says it."
+    image, notes = _file(path, index)
+    image = _finite(image, notes)
+    if modality is None:
+        modality, how = guess_modality(image, path.name)
+        if not modality and prefer: modality, how = prefer, 'its place'
+        guess = f'by {how}: a guess, which --pair (modality= of read_volume) overrules'
+        if modality: notes.append(_taken(modality, guess))
+    return Scan(image, modality, notes, [], set(), path.name)
+
 def read_volume(
     path:Path|str,          # DICOM folder, file of a series, .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd
     modality:str|None=None, # CT or MR: which series, and what a file holds that does not say; None: any
     series:str|None=None,   # see choose_series
     index:int|None=None,    # which volume of a 4-D file, from 0; None: the file has one
     hu:bool=True,           # must a CT be in Hounsfield units?
+    prefer:str|None=None,   # CT or MR: without a modality, see choose_series; of a file where nothing tells
 ) -> Scan:
     "Read a volume; raises `FileNotFoundError`, `PermissionError` or `ValueError` naming what is wrong."
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f"{path}: no such file or folder")
     if path.is_file() and zipfile.is_zipfile(path):
         raise ValueError(f"{path} is a zip archive: unpack it and name the folder")
-    if path.is_dir() or _is_dicom(path):
-        scan = read_series(choose_series(_siblings(path), modality, series, path), path)
-    else:
-        image, notes = _file(path, index)
-        scan = Scan(_finite(image, notes), modality or '', notes, [], set(), path.name)
+    if path.is_dir() or _is_dicom(path): scan = _from_dicom(path, modality, series, prefer)
+    else: scan = _from_file(path, modality, index, prefer)
     if scan.modality == 'CT' and hu: check_hu(scan.image, path)
     return scan
 
@@ -871,7 +932,7 @@ def write_nifti(
     nii.header['descrip'] = RESEARCH.encode()
     for set_form in (nii.set_sform, nii.set_qform): set_form(affine, 1)
     data = nii.to_bytes()
-    if str(path).lower().endswith('.gz'): data = gzip.compress(data, 3)
+    if str(path).lower().endswith('.gz'): data = gzip.compress(data, 3, mtime=0) # the same bytes each time
     with staged(path) as part: part.write_bytes(data)
     return Path(path)
 
@@ -879,26 +940,52 @@ def write_nifti(
 _PATIENT = ('PatientName', 'PatientID', 'PatientBirthDate', 'PatientSex')
 _STUDY = ('StudyInstanceUID', 'StudyDate', 'StudyTime', 'AccessionNumber', 'ReferringPhysicianName',
           'StudyID', 'StudyDescription')
-_KEPT = ('FrameOfReferenceUID', 'PositionReferenceIndicator', 'PatientPosition',
-         'SpecificCharacterSet', 'LossyImageCompression', 'LossyImageCompressionRatio',
-         'LossyImageCompressionMethod')
+_KEPT = ('FrameOfReferenceUID', 'PositionReferenceIndicator', 'PatientPosition', 'LossyImageCompression',
+         'LossyImageCompressionRatio', 'LossyImageCompressionMethod')
 
-def _kept(old:Dataset, deidentify:bool) -> list[str]: # keywords
-    "What a derived series copies from the header of its reference."
-    if deidentify: return [k for k in _KEPT if not k.endswith('UID')]
-    patient = [e.keyword for e in old if e.tag.group == 0x10 and e.keyword]
-    return [*patient, *_STUDY, *_KEPT]
+def _kept(old:Dataset, owner:Dataset, deidentify:bool) -> Iterator[Any]: # DICOM elements
+    "What a derived series copies: the space of its reference, patient and study of their owner."
+    space = [k for k in _KEPT if not (deidentify and k.endswith('UID'))]
+    patient = [e.keyword for e in owner if e.tag.group == 0x10 and e.keyword]
+    whose = [] if deidentify else [*patient, *_STUDY, 'SpecificCharacterSet']
+    for header, keywords in ((old, space), (owner, whose)):
+        yield from (header[k] for k in keywords if k in header and not header[k].is_empty)
+
+def _owner(*scans:Scan|None) -> Dataset: # empty where no scan has headers
+    "The header that gives patient and study: the first that names a patient, with a study where it can be."
+    headers = [s.headers[0] for s in scans if s is not None and s.headers]
+    named = [h for h in headers if _patient(h)] or headers or [Dataset()]
+    same = [h for h in named if _patient(h) == _patient(named[0])]
+    return next((h for h in same if h.get('StudyInstanceUID')), named[0])
+
+# %% ../nbs/00b_volume.ipynb #0cdaec8d
+def body_part(
+    *scans:Scan|None, # the first that says it counts
+) -> str:             # in capitals, such as HEAD; '' where no header says it
+    "The part of the body that was examined."
+    for s in scans:
+        said = str(s.headers[0].get('BodyPartExamined') or '') if s and s.headers else ''
+        part = ' '.join(re.findall('[A-Z0-9_]+', said.upper()))[:16].strip()
+        if part: return part
+    return ''
+
+def is_head(
+    part:str, # from body_part
+) -> bool:    # False where it is not known
+    "Is this part of the body the head?"
+    return bool({'HEAD', 'HEADNECK', 'BRAIN', 'SKULL'} & set(part.split()))
 
 # %% ../nbs/00b_volume.ipynb #4512f100
-def _base_header(reference:Scan, deidentify:bool) -> Dataset:
+def _base_header(reference:Scan, other:Scan|None, deidentify:bool) -> Dataset:
     "What all slices of a derived series share: patient, study and frame of reference."
     old, ds = (reference.headers or [Dataset()])[0], Dataset()
     for k in (*_PATIENT, *_STUDY, 'PositionReferenceIndicator'): setattr(ds, k, '')
     ds.StudyInstanceUID, ds.FrameOfReferenceUID = generate_uid(), generate_uid()
-    for k in _kept(old, deidentify):
-        if k in old: ds[k] = old[k]
+    for element in _kept(old, _owner(reference, other), deidentify): ds[element.tag] = element
     if 'PatientPosition' not in ds: ds.PatientPosition = ''
-    ds.BodyPartExamined = old.get('BodyPartExamined') or 'HEAD'
+    part = body_part(reference, other)
+    if part: ds.BodyPartExamined = part
+    if 'Laterality' in old or not part: ds.Laterality = old.get('Laterality') or '' # part of a pair, perhaps
     for k, default in _ASKED[reference.modality].items():
         setattr(ds, k, old[k].value if k in old else default)
     ds.Modality, ds.SOPClassUID = reference.modality, _CLASSES[reference.modality]
@@ -967,7 +1054,7 @@ def write_dicom(
     image:sitk.Image,      # values in [0,1], on any grid in the space of the reference
     folder:Path,           # existing folder for the files 0001.dcm ...; see staged
     reference:Scan,        # gives the patient, the study, the frame of reference and the image class
-    other:Scan|None=None,  # the other source
+    other:Scan|None=None,  # the other source; gives patient and study where the reference has none
     transform:sitk.Transform|None=None, # point of the reference -> point of the other source, mm
     description:str='',    # how the image was made
     deidentify:bool=False, # leave out what names the patient, the study and the sources?
@@ -977,7 +1064,7 @@ def write_dicom(
     if modality not in _CLASSES:
         raise ValueError(f"{reference.name}: a derived series of modality {modality or 'unknown'} cannot "
                          "be written, only CT and MR")
-    stored, ds, written = check_levels(image), _base_header(reference, deidentify), []
+    stored, ds, written = check_levels(image), _base_header(reference, other, deidentify), []
     _series_header(ds, image, modality, description)
     ds.file_meta = _file_meta(ds, ExplicitVRLittleEndian)
     sources:list[list[Dataset]] = [[] for _ in stored]

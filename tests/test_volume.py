@@ -1,5 +1,6 @@
 """Volumes as a shell meets them: bad studies, transfer syntaxes, judges of other makers,
 a run that is killed, what may not be read."""
+import json
 import os
 import re
 import shutil
@@ -140,6 +141,49 @@ def test_bad_studies_are_named_and_leave_nothing(study, made, tmp_path, here):
         assert text in err and err.startswith('medfusion_fuse: ') and 'Traceback' not in err, (name, err)
         assert err.count('\n') == 1 or '-series):\n' in err, (name, err)
     assert tree(tmp_path) == before
+
+
+def test_an_abdomen_is_not_a_head(study, tmp_path, here):
+    "The part examined chooses the window, stays in the header, and the network's heads are mentioned."
+    for p in study.rglob('CT*'):
+        if p.is_file(): edit(p, BodyPartExamined='ABDOMEN')
+    code, out, err = here('medfusion_fuse', study, study, '-o', tmp_path/'fused', *FAST)
+    assert code == 0, err
+    assert 'CT window soft_tissue: the part examined is ABDOMEN' in out and 'trained on heads' in out, out
+    for p in (tmp_path/'fused'/'dicom').iterdir():
+        assert pydicom.dcmread(p, stop_before_pixels=True).BodyPartExamined == 'ABDOMEN'
+    assert json.loads((tmp_path/'fused'/'medfusion.json').read_text())['window'] == [40, 400]
+
+
+def test_files_without_headers(study, made, tmp_path, here):
+    "An upright axial series of nobody and of no part; of the CT's patient where the CT has one."
+    t1 = sitk.DICOMOrient(made[1].mri, 'RAS')
+    sitk.WriteImage(t1, tmp_path/'t1.nii.gz')
+    sitk.WriteImage(sitk.DICOMOrient(made[1].ct, 'AIR'), tmp_path/'head.nii.gz')
+    for name, args in dict(nobody=('head.nii.gz', 't1.nii.gz'),
+                           patient=(study/'CT', 't1.nii.gz', '--grid', 'mri')).items():
+        code, out, err = here('medfusion_fuse', *args, '-o', name, *FAST)
+        assert code == 0, err
+        slices = [pydicom.dcmread(p) for p in sorted((tmp_path/name/'dicom').iterdir())]
+        heights = [s.ImagePositionPatient[2] for s in slices]
+        assert heights == sorted(heights) and slices[0].ImageOrientationPatient == [1, 0, 0, 0, 1, 0], name
+        assert slices[0].Modality == ('CT' if name == 'nobody' else 'MR')
+        assert slices[0].PatientID == ('' if name == 'nobody' else 'PHANTOM')
+        assert slices[0].get('BodyPartExamined') == (None if name == 'nobody' else 'HEAD')
+        if shutil.which('dciodvfy'):
+            judged = subprocess.run(['dciodvfy', first(tmp_path/name/'dicom')], capture_output=True, text=True)
+            assert 'Error' not in judged.stderr, judged.stderr
+
+
+def test_several_are_written_together(hold, study, made, tmp_path):
+    "Stopped when both results are written and nothing is in place: nothing is left."
+    sitk.WriteImage(made[1].mri, tmp_path/'t2.nii.gz')
+    before = tree(tmp_path)
+    args = 'study/CT', 'study/MR', 't2.nii.gz', '-o', 'fused', *FAST, '--format', 'nifti'
+    p = hold('fused', 'medfusion_fuse', *args, cwd=tmp_path)
+    assert {q.parent.name for q in tmp_path.glob('.medfusion_*/*/fused/*/fused.nii.gz')} == {'MR', 't2'}
+    p.send_signal(signal.SIGINT)
+    assert finish(p)[0] == 130 and tree(tmp_path) == before
 
 
 def test_what_may_not_be_read_or_written(study, tmp_path):
