@@ -10,6 +10,7 @@ __all__ = ['Vector', 'VOXELS_MM', 'SAMPLES', 'LIMITS', 'ENDINGS', 'PLANE_NAMES',
            'checkerboard_figure', 'edge_overlay_figure', 'registration_benchmark', 'registration_summary']
 
 # %% ../nbs/00c_register.ipynb #cell-002
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -505,10 +506,9 @@ def save_transform(
         raise ValueError(f"cannot write {path}: a transform's file name must end in one of {' '.join(ENDINGS)}")
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists: choose another name or pass force=True (--force)")
-    with staged(path) as part:
-        try: sitk.WriteTransform(t, str(part))
-        except RuntimeError as e:
-            raise ValueError(f"cannot write {path}: a {t.GetName()} does not fit into it, use .tfm") from e
+    if path.suffix.lower() == '.mat' and t.GetName() == 'CompositeTransform':
+        raise ValueError(f"cannot write {path}: a .mat file holds one transform and no chain, use .tfm")
+    with staged(path) as part: sitk.WriteTransform(t, str(part))
     return path
 
 # %% ../nbs/00c_register.ipynb #be28f616
@@ -537,9 +537,19 @@ def _of_mat(path:Path) -> list[_Part]:
     fixed, ((name, numbers),) = found.pop('fixed'), found.items()
     return [_Part(name, numbers, fixed)]
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    "The HDF5 library prints twenty lines about a damaged file: not to standard error."
+    kept = os.dup(2)
+    with open(os.devnull, 'w') as nowhere: os.dup2(nowhere.fileno(), 2)
+    try: yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
 def _of_hdf5(path:Path) -> list[_Part|sitk.Transform]:
     "The transform of an HDF5 file; of one that bends space only the names."
-    t = sitk.ReadTransform(str(path))
+    with _hushed(): t = sitk.ReadTransform(str(path))
     if t.IsLinear() and t.GetDimension() == 3: return [t]
     chained = sitk.CompositeTransform(t)
     steps = [chained.GetNthTransform(i) for i in range(chained.GetNumberOfTransforms())]
