@@ -20,8 +20,9 @@ from .core import Option, command, renamed, show_images, staged
 from .data import (EXTENSIONS, WINDOWS, Pair, check_format, find_pairs, luminance,
                                parse_window, read_image, same_size, write_image)
 from .phantom import phantom_pair
-from .volume import find_series, is_volume, list_series, read_volume
-from .study import Engine, align, check_study_output, fuse_study, write_study
+from .volume import find_series, is_volume, list_series, read_labels, read_volume
+from .study import (Engine, align, carry_labels, check_study_output, fuse_study, match_labels,
+                                write_study)
 
 # %% ../nbs/07_fuse.ipynb #cell-010
 def which_network(
@@ -320,14 +321,18 @@ def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
     if not hu and isinstance(given['window'], str):
         raise ValueError(f"CT {given['ct']} is not in Hounsfield units, so a preset window means nothing: "
                          "give --window CENTRE,WIDTH in the numbers of the file")
-    check_study_output(out, given['force'], (given['ct'], given['mri']))
+    drawn = given['labels']
+    sources = [given[k] for k in ('ct', 'mri', 'labels') if given[k]]
+    check_study_output(out, given['force'], sources, labels=bool(drawn))
     ct = read_volume(given['ct'], 'CT', given['ct_series'], given['index'], hu=hu)
     mri = read_volume(given['mri'], 'MR', given['mri_series'], given['index'])
+    labels = match_labels(read_labels(drawn, given['index']), ct, mri, drawn) if drawn else None
     network = which_network(given['weights'], given['device'])
     engine = load_engine(network, given['device'], given['bf16'])
     alignment = align(ct, mri, given['register'], given['transform'], given['untrusted'],
                       given['any_patient'], progress=True)
     study = fuse_study(alignment, engine, given['window'], given['grid'], given['batch_size'], progress=True)
+    if labels: study = carry_labels(study, labels)
     formats = ('nifti', 'dicom') if given['format'] == 'both' else (given['format'],)
     written = write_study(study, out, formats, given['png'], given['contact_sheet'], given['figure'],
                           given['deidentify'], given['force'])
@@ -368,8 +373,11 @@ def medfusion_fuse(
     grid:Annotated[str, _Volume]='ct',            # grid of the result: ct, mri, or a step in mm
     # register the MRI to the CT; auto: where the headers do not align the heads
     register:Annotated[str, Option(group='volumes', choices=('auto', 'always', 'never'))]='auto',
-    # apply this transform file, CT point to MRI point, do not register
+    # apply this transform file, do not register: ITK, 3D Slicer (.tfm, .txt, .h5), ANTs (.mat), CT point to MRI
+    # point; or a FLIRT matrix of the two NIfTI files (-in MRI -ref CT)
     transform:Annotated[str|None, _Volume]=None,
+    # carry this segmentation along: .nii, .nii.gz, .nrrd or .mha of whole numbers on the voxels of one of the two
+    labels:Annotated[str|None, _Volume]=None,
     untrusted:Annotated[bool, _Volume]=False,     # go on with a registration that cannot be trusted
     any_patient:Annotated[bool, _Volume]=False,   # fuse scans whose headers name different patients
     format:Annotated[str, _Format]='both',        # what the folder holds

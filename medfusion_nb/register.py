@@ -503,7 +503,7 @@ def save_transform(
     "Write a transform atomically; raises `FileExistsError` unless `force`, `ValueError` for another ending."
     path = Path(path)
     if path.suffix.lower() not in ENDINGS:
-        raise ValueError(f"cannot write {path}: a transform's file name must end in one of {' '.join(ENDINGS)}")
+        raise ValueError(f"cannot write {path}: a transform's file name must end in {' '.join(ENDINGS)}")
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists: choose another name or pass force=True (--force)")
     if path.suffix.lower() == '.mat' and t.GetName() == 'CompositeTransform':
@@ -526,7 +526,7 @@ def _of_text(text:str) -> list[_Part]:
         if tag == 'Transform': found.append(dict(name=value.strip()))
         elif tag.endswith('Parameters'): found[-1][tag] = [float(x) for x in value.split()]
     if found[0]['name'].startswith('Composite'): found = found[1:] # a header that has no numbers
-    elif len(found) > 1: found = [dict(name=f'list of {len(found)} transforms, no chain', Parameters=[], FixedParameters=[])]
+    elif len(found) > 1: return [_Part(f'list of {len(found)} transforms, no chain', [], [])]
     if not found: raise ValueError('an empty chain')
     return [_Part(f['name'], f['Parameters'], f['FixedParameters']) for f in found]
 
@@ -570,9 +570,9 @@ def _parts(path:Path) -> list[_Part|sitk.Transform]: # in the order of ITK: the 
                          "nor a matrix of FSL FLIRT") from e
 
 # %% ../nbs/00c_register.ipynb #fc302234
-_LINEAR = {t.GetName(): t for t in (sitk.AffineTransform(3), sitk.TranslationTransform(3), sitk.Euler3DTransform(),
-                                    sitk.VersorTransform(), sitk.VersorRigid3DTransform(),
-                                    sitk.Similarity3DTransform(), sitk.ScaleVersor3DTransform())}
+_LINEAR:dict[str, Any] = {t.GetName(): t for t in (
+    sitk.AffineTransform(3), sitk.TranslationTransform(3), sitk.Euler3DTransform(), sitk.VersorTransform(),
+    sitk.VersorRigid3DTransform(), sitk.Similarity3DTransform(), sitk.ScaleVersor3DTransform())}
 _LINEAR |= {'MatrixOffsetTransformBase': sitk.AffineTransform(3), 'IdentityTransform': sitk.Transform()}
 
 def _linear(part:_Part, path:Path) -> sitk.Transform:
@@ -583,8 +583,8 @@ def _linear(part:_Part, path:Path) -> sitk.Transform:
     t = type(_LINEAR[name])(_LINEAR[name]) # a copy
     n, fixed = len(t.GetParameters()), min(len(t.GetFixedParameters()), 3) # Euler's fourth may be missing
     if len(part.numbers) != n or len(part.fixed) < fixed:
-        raise ValueError(f"cannot read {path}: it is damaged, a {name} has {n} parameters and {fixed} fixed ones, "
-                         f"not {len(part.numbers)} and {len(part.fixed)}")
+        raise ValueError(f"cannot read {path}: it is damaged, a {name} has {n} parameters and {fixed} fixed "
+                         f"ones, not {len(part.numbers)} and {len(part.fixed)}")
     t.SetFixedParameters([*part.fixed, 0.])
     t.SetParameters(part.numbers)
     return t
@@ -598,7 +598,7 @@ def _flirt_space(image:sitk.Image) -> np.ndarray: # (4,4)
     return to_lps @ flip if np.linalg.det(axes) > 0 else to_lps
 
 def _of_flirt(M:np.ndarray, path:Path, images:Sequence[Any]) -> sitk.Transform: # (4,4); fixed, moving
-    "A FLIRT matrix as a transform of points of the patient; raises `ValueError` without its two NIfTI images."
+    "A FLIRT matrix as a transform of the patient's points; raises `ValueError` without its two images."
     dicom = [i.name for i in images if isinstance(i, Scan) and i.headers]
     if None in images or dicom:
         why = f"{dicom[0]} is DICOM" if dicom else "they were not given"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Grid', 'Engine', 'head_box', 'slice_steps', 'steady', 'fuse_volume', 'common_grid', 'Alignment', 'check_patients',
-           'align', 'Study', 'fuse_study', 'views', 'views_figure', 'is_nifti', 'check_study_output', 'record',
-           'fused_slices', 'contact_sheet', 'write_study']
+           'align', 'Study', 'fuse_study', 'views', 'views_figure', 'Labels', 'match_labels', 'carry_labels',
+           'is_nifti', 'check_study_output', 'record', 'fused_slices', 'contact_sheet', 'write_study']
 
 # %% ../nbs/06_study.ipynb #cell-003
 import json
@@ -193,8 +193,7 @@ def check_patients(
 def _placed(ct, mri, register, transform, untrusted, seed, progress): # transform, source, registration, note
     "Headers, file or registration, as asked for."
     if transform is not None:
-        t = transform if isinstance(transform, sitk.Transform) else load_transform(transform)
-        return t, 'file', None, 'the transform that was given'
+        return transform, 'file', None, 'the transform that was given'
     if register == 'never' or (register == 'auto' and aligned(ct, mri, seed=seed)):
         return sitk.Euler3DTransform(), 'headers', None, 'the headers'
     r = register_scans(ct, mri, seed=seed, progress=progress)
@@ -216,6 +215,7 @@ def align(
     if register not in ('auto', 'always', 'never'):
         raise ValueError(f"register {register!r}: use auto, always or never")
     if not any_patient: check_patients(ct, mri)
+    if isinstance(transform, (str, Path)): transform = load_transform(transform, ct, mri)
     found = Alignment(ct, mri, *_placed(ct.image, mri.image, register, transform, untrusted, seed, progress))
     if cover(mri.image, canonical(ct.image), found.transform).max() == 0:
         why = "register them (--register always)" if found.source == 'headers' else "is it the right pair?"
@@ -233,6 +233,7 @@ class Study(NamedTuple):
     reference:str              # 'ct' or 'mri': in whose space the grid lies
     axis:int                   # 0, 1 or 2: x, y or z of the grid, the axis across the slices
     notes:list[str]            # what was corrected, in words
+    labels:'Labels|None'=None  # a segmentation that came along, see carry_labels
 
 # %% ../nbs/06_study.ipynb #414b01be
 def _inverse(transform:sitk.Transform) -> sitk.Transform:
@@ -312,15 +313,99 @@ def views_figure(
     titles = [f'{what}, {plane}' for what in ('CT', 'MRI', 'fused') for plane in planes]
     return show_images(views(study, point), titles, ncols=3, **kwargs)
 
+# %% ../nbs/06_study.ipynb #5ab439bb
+class Labels(NamedTuple):
+    "A segmentation: as it was made, or carried onto the grid of a fused volume."
+    image:sitk.Image # whole numbers
+    of:str           # 'ct' or 'mri': on whose grid it was made; 'both': it fits both
+    # label -> mL as made, as carried, out of view; None: not carried
+    ml:dict[int, tuple[float, float, float]]|None=None
+
+def _corners(image:sitk.Image) -> np.ndarray: # (4,3) mm, LPS
+    "The first voxel, and the last along each axis."
+    ends = [[0, 0, 0], *np.diag(np.array(image.GetSize()) - 1).tolist()]
+    return np.array([image.TransformIndexToPhysicalPoint(i) for i in ends])
+
+def _same_voxels(a:sitk.Image, b:sitk.Image) -> bool:
+    "Do two volumes have the same voxels, to a tenth of one, in whatever order?"
+    a, b = canonical(a), canonical(b)
+    return a.GetSize() == b.GetSize() and np.abs(_corners(a) - _corners(b)).max() < .1*min(a.GetSpacing())
+
+def _voxels(image:sitk.Image) -> str:
+    "A grid in words."
+    def by(numbers): return ' x '.join(f'{n:.4g}' for n in numbers)
+    at = ', '.join(f'{o:.1f}' for o in image.GetOrigin())
+    return f"{by(image.GetSize())} voxels of {by(image.GetSpacing())} mm at ({at})"
+
+def match_labels(
+    image:sitk.Image,   # segmentation, see read_labels
+    ct:Scan,
+    mri:Scan,
+    name:Path|str='it', # named in messages
+) -> Labels:
+    "Find the scan on which a segmentation was made; raises `ValueError` for the voxels of neither."
+    fits = [of for of, scan in dict(ct=ct, mri=mri).items() if _same_voxels(image, scan.image)]
+    if fits: return Labels(image, 'both' if len(fits) == 2 else fits[0])
+    mine, first, second = (_voxels(v) for v in (image, ct.image, mri.image))
+    raise ValueError(f"the segmentation {name} has the voxels of neither scan: it has {mine}; {ct.name} has "
+                     f"{first}; {mri.name} has {second}: resample it onto one of them")
+
+# %% ../nbs/06_study.ipynb #ba071261
+def _ml(image:sitk.Image, where:np.ndarray|bool=True) -> dict[int, float]: # label -> mL
+    "Volumes of the labels, over all voxels or some."
+    a = sitk.GetArrayViewFromImage(image)
+    labels, counts = np.unique(a[(a != 0) & where], return_counts=True)
+    return dict(zip(labels.tolist(), (counts*np.prod(image.GetSpacing())/1000).tolist()))
+
+def _label_doubts(ml:dict[int, tuple[float, float, float]], voxel:float) -> list[str]: # mL
+    "What is wrong with the labels that were carried."
+    doubts = []
+    for k, (made, carried, unseen) in ml.items():
+        changed, cut = abs(carried - made) > max(.05*made, 3*voxel), unseen > 3*voxel
+        said = f'label {k} {made:.2f} -> {carried:.2f} mL' if carried else f'label {k} is lost ({made:.2f} mL)'
+        if cut: said += f', {unseen:.2f} mL of it out of view'
+        if changed or cut or carried == 0: doubts.append(said)
+    return doubts
+
+def carry_labels(
+    study:Study,   # from fuse_study
+    labels:Labels, # from match_labels
+) -> Study:        # with the segmentation on the grid of the fused volume, and notes about its volumes
+    "Carry a segmentation onto the fused grid, nearest neighbour, and measure what it loses."
+    of, grid = study.reference if labels.of == 'both' else labels.of, study.fused
+    to_mri, still = study.alignment.transform, sitk.Transform()
+    there, back = (to_mri, _inverse(to_mri)) if of == 'mri' else (_inverse(to_mri), to_mri)
+    if of == study.reference: there = back = still
+    nearest, kind = sitk.sitkNearestNeighbor, labels.image.GetPixelID()
+    carried = sitk.Resample(labels.image, grid, there, nearest, 0., kind)
+    made, now = _ml(labels.image), _ml(carried)
+    unseen = _ml(labels.image, cover(grid, labels.image, back) == 0)
+    ml = {k: (v, now.get(k, 0.), unseen.get(k, 0.)) for k, v in made.items()}
+    voxel = max(float(np.prod(v.GetSpacing()))/1000 for v in (labels.image, grid))
+    doubts, name = _label_doubts(ml, voxel), dict(ct=study.alignment.ct, mri=study.alignment.mri)[of].name
+    notes = [f"segmentation on the voxels of {name}: {len(ml)} label{'s'*(len(ml) != 1)}, "
+             f"{sum(made.values()):.2f} mL, {sum(now.values()):.2f} mL on the fused grid"]
+    if labels.of == 'both': notes[0] += ' (its voxels fit both scans)'
+    more = f'; {len(doubts) - 12} more in {RECORD}' if len(doubts) > 12 else ''
+    if doubts: notes.append(f"check the segmentation: {'; '.join(doubts[:12])}{more}")
+    for note in notes: log.info(note)
+    return study._replace(labels=Labels(carried, of, ml), notes=[*study.notes, *notes])
+
 # %% ../nbs/06_study.ipynb #cell-039
 def is_nifti(path:Path) -> bool:
     "Does a name end as that of a NIfTI file?"
     return path.name.lower().endswith(('.nii', '.nii.gz'))
 
+def _beside(out:Path, what:str) -> Path:
+    "A file beside a NIfTI file, such as NAME_labels.nii.gz."
+    stem = out.name[:len(out.name.lower().removesuffix('.gz').removesuffix('.nii'))]
+    return out.with_name(f'{stem}_{what}')
+
 def check_study_output(
     out:Path,                        # folder, or .nii or .nii.gz file
     force:bool=False,                # may the result of an earlier run be replaced?
     sources:Sequence[Path|str]=(),   # paths of the inputs
+    labels:bool=False,               # will a segmentation be written beside a file?
 ) -> None:
     "Raises `FileExistsError`, `NotADirectoryError` or `ValueError` when the result cannot be written there."
     where = out.resolve()
@@ -331,10 +416,20 @@ def check_study_output(
         if where in s.resolve().parents:
             raise ValueError(f"output {out} holds the source {s}: choose another place")
     if not is_nifti(out): return check_folder(out, force)
-    if out.is_dir(): raise IsADirectoryError(f"output {out} is a folder: name another file")
-    if out.exists() and not force:
-        raise FileExistsError(f"output {out} exists: choose another name "
-                              "or overwrite it with --force (force=True)")
+    for file in [out, _beside(out, 'labels.nii.gz')][:1 + labels]:
+        if file.is_dir(): raise IsADirectoryError(f"output {file} is a folder: name another file")
+        if file.resolve() in [Path(s).resolve() for s in sources]:
+            raise ValueError(f"output {file} would replace the source of that name: choose another place")
+        if file.exists() and not force:
+            raise FileExistsError(f"output {file} exists: choose another name "
+                                  "or overwrite it with --force (force=True)")
+
+def _label_record(labels:Labels|None) -> dict[str, Any]|None:
+    "The volumes of a segmentation, in mL."
+    if labels is None: return None
+    names = 'made', 'carried', 'out_of_view'
+    ml = {str(k): dict(zip(names, np.round(v, 6).tolist())) for k, v in (labels.ml or {}).items()}
+    return dict(space_of=labels.of, ml=ml)
 
 def record(
     study:Study,
@@ -347,7 +442,7 @@ def record(
                 space_of=study.reference, alignment=alignment.source,
                 transform_parameters=list(alignment.transform.GetParameters()),
                 trusted=None if found is None else bool(found.trusted),
-                registration=None if found is None else alignment.note,
+                registration=None if found is None else alignment.note, labels=_label_record(study.labels),
                 notes=study.notes, deidentified=deidentify)
 
 # %% ../nbs/06_study.ipynb #cell-040
@@ -384,7 +479,7 @@ def write_study(
 ) -> list[Path]:                              # the files and folders written
     "Write the result, all of it or nothing; raises `FileExistsError` or `OSError` where that cannot be."
     out, fused = Path(out), _as_reference(study)
-    check_study_output(out, force)
+    check_study_output(out, force, labels=study.labels is not None)
     if is_nifti(out): return _write_file(fused, out, study)
     with staged(out) as folder:
         folder.mkdir()
@@ -393,6 +488,7 @@ def write_study(
         _write_pictures(study, folder, png, sheet, figure)
         if study.alignment.source != 'headers':
             save_transform(study.alignment.transform, folder/'transform.tfm')
+        _write_labels(study, folder/'labels.nii.gz')
         (folder/RECORD).write_text(json.dumps(record(study, deidentify), indent=1))
         names = sorted(p.name for p in folder.iterdir())
     return [out/n for n in names]
@@ -413,14 +509,22 @@ def _write_series(fused:sitk.Image, folder:Path, study:Study, deidentify:bool) -
     folder.mkdir()
     write_dicom(fused, folder, *sources, said, deidentify)
 
+def _write_labels(study:Study, path:Path) -> None:
+    "The segmentation, numbers and their type unchanged, on the voxels of the fused volume."
+    if study.labels is None: return
+    image = sitk.Image(_as_reference(study._replace(fused=study.labels.image)))
+    image.SetMetaData('ITK_FileNotes', RESEARCH)
+    sitk.WriteImage(image, str(path))
+
 def _write_file(fused:sitk.Image, out:Path, study:Study) -> list[Path]:
-    "The volume as one file, with the transform beside it."
-    stem = out.name[:len(out.name.lower().removesuffix('.gz').removesuffix('.nii'))]
-    targets = [out] if study.alignment.source == 'headers' else [out, out.with_name(f'{stem}_transform.tfm')]
-    with staged(targets) as parts:
+    "The volume as one file, with the transform and the segmentation beside it."
+    transform = [] if study.alignment.source == 'headers' else [_beside(out, 'transform.tfm')]
+    labels = [] if study.labels is None else [_beside(out, 'labels.nii.gz')]
+    with staged([out, *transform, *labels]) as parts:
         write_nifti(fused, parts[out])
-        for t in targets[1:]: save_transform(study.alignment.transform, parts[t])
-    return targets
+        for t in transform: save_transform(study.alignment.transform, parts[t])
+        for t in labels: _write_labels(study, parts[t])
+    return [out, *transform, *labels]
 
 def _write_pictures(study:Study, folder:Path, png:bool, sheet:bool, figure:bool) -> None:
     "What a folder holds for the eye."

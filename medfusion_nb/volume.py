@@ -588,7 +588,7 @@ def _nifti_notes(img:Any, path:Path) -> list[str]:
     return ['sform and qform disagree, the sform was used'] if differ else []
 
 # %% ../nbs/00b_volume.ipynb #57afc386
-def _nifti(path:Path, index:int|None=None, exact:bool=False) -> tuple[sitk.Image, list[str]]: # float32, notes
+def _nifti(path:Path, index:int|None=None, exact:bool=False) -> tuple[sitk.Image, list[str]]: # float32; notes
     "A NIfTI file; raises `ValueError` naming what is damaged, not 3-D, or without an orientation."
     try:
         img = _three_d(nibabel.load(path), path, index)
@@ -710,8 +710,8 @@ def read_volume(
 def read_labels(
     path:Path|str,       # .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd
     index:int|None=None, # which volume of a 4-D file, from 0; None: the file has one
-) -> sitk.Image:         # of integers, of the type that is stored; int32 for whole numbers stored as fractions
-    "Read a segmentation; raises `FileNotFoundError`, or `ValueError` for what is damaged, not 3-D or no whole numbers."
+) -> sitk.Image:         # of the integer type that is stored, int32 for a floating-point one
+    "Read a segmentation; raises `FileNotFoundError`, or `ValueError` for one not of whole numbers in 3-D."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"{path}: no such file: name the file of a segmentation")
     image, _ = _file(path, index, exact=True)
@@ -720,8 +720,8 @@ def read_labels(
     with np.errstate(invalid='ignore'): whole = stored.astype(np.int32)
     wrong = stored[whole != stored]
     if wrong.size:
-        raise ValueError(f"{path} is not a segmentation: a voxel holds {wrong[0]:g}, and labels are whole numbers "
-                         "(of a probability map make a mask first)")
+        raise ValueError(f"{path} is not a segmentation: a voxel holds {wrong[0]:g}, and labels are whole "
+                         "numbers (of a probability map make a mask first)")
     return like(whole, image)
 
 # %% ../nbs/00b_volume.ipynb #cell-073
