@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Grid', 'Engine', 'head_box', 'slice_steps', 'steady', 'fuse_volume', 'common_grid', 'Alignment', 'check_patients',
-           'align', 'Study', 'fuse_study', 'views', 'views_figure', 'Labels', 'match_labels', 'carry_labels',
+           'align', 'Study', 'fuse_study', 'Labels', 'match_labels', 'carry_labels', 'views', 'views_figure',
            'is_nifti', 'check_study_output', 'record', 'fused_slices', 'contact_sheet', 'write_study']
 
 # %% ../nbs/06_study.ipynb #cell-003
@@ -280,39 +280,6 @@ def fuse_study(
     for note in notes + [f'aligned by {alignment.note}']: log.info(note)
     return Study(fused, a, b, alignment, window, 'mri' if grid == 'mri' else 'ct', axis, notes)
 
-# %% ../nbs/06_study.ipynb #cell-026
-def views(
-    study:Study,          # from fuse_study
-    point:Any=None,       # physical point, mm; None: the middle of what is not black
-    step:float=1.,        # pixels of the pictures, mm
-) -> list[np.ndarray]:    # 9: axial, coronal, sagittal of the CT, then of the MRI, then of the fused volume
-    "Three planes of the sources and of the fused volume, upright, with square pixels."
-    if point is None:
-        box = head_box([sitk.GetArrayViewFromImage(v) for v in (study.ct, study.mri)])
-        index = [(b.start + b.stop - 1)/2 for b in box[::-1]]
-        point = study.fused.TransformContinuousIndexToPhysicalPoint(index)
-    voxels, axes = study.fused.GetSize(), np.reshape(study.fused.GetDirection(), (3, 3))
-    size = [int(np.ceil(n*s/step)) for n, s in zip(voxels, study.fused.GetSpacing())]
-    origin = middle(study.fused)
-    def plane(image, normal):
-        n = [1 if i == normal else m for i, m in enumerate(size)]
-        center = origin + axes[:, normal]*(axes[:, normal] @ (np.asarray(point) - origin))
-        grid = make_grid(n, [step]*3, center, axes)
-        plane_image = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear)
-        cut = sitk.GetArrayFromImage(plane_image).squeeze(2 - normal)
-        return np.clip(cut if normal == 2 else cut[::-1], 0, 1)
-    return [plane(v, normal) for v in (study.ct, study.mri, study.fused) for normal in (2, 1, 0)]
-
-def views_figure(
-    study:Study,          # from fuse_study
-    point:Any=None,       # see views
-    **kwargs:Any,         # width and dpi, see show_images
-) -> Figure:
-    "Axial, coronal and sagittal plane of CT, MRI and fused volume."
-    planes = 'axial', 'coronal', 'sagittal'
-    titles = [f'{what}, {plane}' for what in ('CT', 'MRI', 'fused') for plane in planes]
-    return show_images(views(study, point), titles, ncols=3, **kwargs)
-
 # %% ../nbs/06_study.ipynb #5ab439bb
 class Labels(NamedTuple):
     "A segmentation: as it was made, or carried onto the grid of a fused volume."
@@ -390,6 +357,39 @@ def carry_labels(
     if doubts: notes.append(f"check the segmentation: {'; '.join(doubts[:12])}{more}")
     for note in notes: log.info(note)
     return study._replace(labels=Labels(carried, of, ml), notes=[*study.notes, *notes])
+
+# %% ../nbs/06_study.ipynb #cell-026
+def views(
+    study:Study,          # from fuse_study
+    point:Any=None,       # physical point, mm; None: the middle of what is not black
+    step:float=1.,        # pixels of the pictures, mm
+) -> list[np.ndarray]:    # 9: axial, coronal, sagittal of the CT, then of the MRI, then of the fused volume
+    "Three planes of the sources and of the fused volume, upright, with square pixels."
+    if point is None:
+        box = head_box([sitk.GetArrayViewFromImage(v) for v in (study.ct, study.mri)])
+        index = [(b.start + b.stop - 1)/2 for b in box[::-1]]
+        point = study.fused.TransformContinuousIndexToPhysicalPoint(index)
+    voxels, axes = study.fused.GetSize(), np.reshape(study.fused.GetDirection(), (3, 3))
+    size = [int(np.ceil(n*s/step)) for n, s in zip(voxels, study.fused.GetSpacing())]
+    origin = middle(study.fused)
+    def plane(image, normal):
+        n = [1 if i == normal else m for i, m in enumerate(size)]
+        center = origin + axes[:, normal]*(axes[:, normal] @ (np.asarray(point) - origin))
+        grid = make_grid(n, [step]*3, center, axes)
+        plane_image = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear)
+        cut = sitk.GetArrayFromImage(plane_image).squeeze(2 - normal)
+        return np.clip(cut if normal == 2 else cut[::-1], 0, 1)
+    return [plane(v, normal) for v in (study.ct, study.mri, study.fused) for normal in (2, 1, 0)]
+
+def views_figure(
+    study:Study,          # from fuse_study
+    point:Any=None,       # see views
+    **kwargs:Any,         # width and dpi, see show_images
+) -> Figure:
+    "Axial, coronal and sagittal plane of CT, MRI and fused volume."
+    planes = 'axial', 'coronal', 'sagittal'
+    titles = [f'{what}, {plane}' for what in ('CT', 'MRI', 'fused') for plane in planes]
+    return show_images(views(study, point), titles, ncols=3, **kwargs)
 
 # %% ../nbs/06_study.ipynb #cell-039
 def is_nifti(path:Path) -> bool:
