@@ -314,8 +314,8 @@ def match_labels(
     fits = [of for of, scan in dict(ct=ct, mri=mri).items() if _same_voxels(image, scan.image)]
     if fits: return Labels(image, 'both' if len(fits) == 2 else fits[0])
     mine, first, second = (_voxels(v) for v in (image, ct.image, mri.image))
-    raise ValueError(f"the segmentation {name} has the voxels of neither scan: it has {mine}; {ct.name} has "
-                     f"{first}; {mri.name} has {second}: resample it onto one of them")
+    raise ValueError(f"the segmentation {name} has the voxels of neither scan: it has {mine}; the CT {ct.name} "
+                     f"has {first}; the MRI {mri.name} has {second}: resample it onto one of them")
 
 # %% ../nbs/06_study.ipynb #ba071261
 def _ml(image:sitk.Image, where:np.ndarray|bool=True) -> dict[int, float]: # label -> mL
@@ -349,8 +349,8 @@ def carry_labels(
     unseen = _ml(labels.image, cover(grid, labels.image, back) == 0)
     ml = {k: (v, now.get(k, 0.), unseen.get(k, 0.)) for k, v in made.items()}
     voxel = max(float(np.prod(v.GetSpacing()))/1000 for v in (labels.image, grid))
-    doubts, name = _label_doubts(ml, voxel), dict(ct=study.alignment.ct, mri=study.alignment.mri)[of].name
-    notes = [f"segmentation on the voxels of {name}: {len(ml)} label{'s'*(len(ml) != 1)}, "
+    doubts, name = _label_doubts(ml, voxel), dict(ct='CT', mri='MRI')[of] # no file name: it may be the patient's
+    notes = [f"segmentation on the voxels of the {name}: {len(ml)} label{'s'*(len(ml) != 1)}, "
              f"{sum(made.values()):.2f} mL, {sum(now.values()):.2f} mL on the fused grid"]
     if labels.of == 'both': notes[0] += ' (its voxels fit both scans)'
     more = f'; {len(doubts) - 12} more in {RECORD}' if len(doubts) > 12 else ''

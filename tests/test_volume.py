@@ -76,7 +76,7 @@ def test_a_segmentation_comes_along(study, made, tmp_path):
     sitk.WriteImage(sitk.Resample(skull, mr, sitk.Transform(), sitk.sitkNearestNeighbor), tmp_path/'head.mha')
     code, out, err = run('medfusion_fuse', 'study', 'study', '-o', 'one.nii.gz', '--labels', 'head.mha',
                          '--register', 'never', cwd=tmp_path)
-    assert code == 0 and out.count('wrote') == 2 and 'segmentation on the voxels of study' in out, out + err
+    assert code == 0 and out.count('wrote') == 2 and 'segmentation on the voxels of the MRI' in out, out + err
     kept = sitk.ReadImage(tmp_path/'one_labels.nii.gz')
     assert kept.GetPixelID() == sitk.sitkInt16 and kept.GetSize() == ct.GetSize()
     a, b = (sitk.GetArrayViewFromImage(v) == 300 for v in (kept, skull))
