@@ -21,8 +21,9 @@ from .core import Option, command, renamed, show_images, staged
 from .data import (EXTENSIONS, WINDOWS, Pair, check_format, find_pairs, luminance,
                                parse_window, read_image, same_size, write_image)
 from .phantom import phantom_pair
-from .volume import VOLUMES, Scan, find_series, is_volume, list_series, read_volume
-from .study import (Engine, align, check_study_output, ct_window, fuse_study, is_nifti, write_studies,
+from .volume import VOLUMES, Scan, find_series, is_volume, list_series, read_labels, read_volume
+from .study import (Alignment, Engine, Refused, align, candidate, carry_labels, check_study_output, ct_window,
+                                fuse_study, is_nifti, match_labels, write_refused, write_studies,
                                 write_study)
 
 # %% ../nbs/07_fuse.ipynb #cell-010
@@ -318,7 +319,8 @@ def _read_scans(given:dict[str, Any], paths:Sequence[str]) -> list[Scan]:
 def _check_several(given:dict[str, Any], out:Path) -> None:
     "Raises `ValueError` for what goes with two scans only."
     if is_nifti(out): raise ValueError(f"output {out}: several results are written into a folder, name one")
-    if given['transform']: raise ValueError("--transform is for two scans: fuse these two by two")
+    for option in ('transform', 'labels'):
+        if given[option]: raise ValueError(f"--{option} is for two scans: fuse these two by two")
 
 def _folder_names(paths:Sequence[str]) -> list[str]:
     "The names of files and folders without endings, numbered where they occur twice."
@@ -375,22 +377,35 @@ def _fuse_images(given:dict[str, Any]) -> dict[str, Any]: # network, written
     else: print('\n'.join(f'wrote {p}' for p in written))
     return dict(network=network, written=written)
 
+def _aligned(given:dict[str, Any], ct:Scan, mri:Scan, out:Path) -> Alignment:
+    "The MRI on the CT; raises `ValueError` where that is refused, and what there is to see of it is written."
+    transform = given['transform']
+    if given['untrusted'] and transform is None: transform = candidate(ct, mri, out)
+    try: return align(ct, mri, given['register'], transform, given['untrusted'], given['any_patient'], progress=True)
+    except Refused as e:
+        try: seen = f"Look at {write_refused(e.alignment, out)}: checkerboard.png and edges.png"
+        except OSError as why: seen = f"Its pictures could not be written: {why}"
+        raise ValueError(f"{e}. {seen}") from None
+
 def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
     "Two scans, or the first with each of the others."
-    paths, out = [given['ct'], given['mri'], *given['more']], Path(given['out'] or 'fused')
+    paths, out, drawn = [given['ct'], given['mri'], *given['more']], Path(given['out'] or 'fused'), given['labels']
     if len(paths) > 2: _check_several(given, out)
-    check_study_output(out, given['force'], paths)
+    check_study_output(out, given['force'], paths + [drawn]*bool(drawn), labels=bool(drawn))
     ct, *others = _read_scans(given, paths)
+    labels = match_labels(read_labels(drawn, given['index']), ct, others[0], drawn) if drawn else None
     network = which_network(given['weights'], given['device'])
     engine = load_engine(network, given['device'], given['bf16'])
-    alignments = [align(ct, mri, given['register'], given['transform'], given['untrusted'],
-                        given['any_patient'], progress=True) for mri in others]
+    names = _folder_names(paths[1:])
+    places = [out] if len(paths) == 2 else [out.with_name(f'{out.name}_{name}') for name in names]
+    alignments = [_aligned(given, ct, mri, place) for mri, place in zip(others, places)]
     studies = (fuse_study(a, engine, given['window'], given['grid'], given['batch_size'], progress=True)
                for a in alignments)
+    if labels: studies = (carry_labels(s, labels) for s in studies)
     formats = ('nifti', 'dicom') if given['format'] == 'both' else (given['format'],)
     what = dict(formats=formats, sheet=given['contact_sheet'],
                 **{k: given[k] for k in ('png', 'figure', 'deidentify', 'force')})
-    if len(paths) > 2: written = write_studies(zip(_folder_names(paths[1:]), studies), out, **what)
+    if len(paths) > 2: written = write_studies(zip(names, studies), out, **what)
     else: written = write_study(next(studies), out, **what)
     print(f'network: {network}')
     print('\n'.join(f'wrote {p}' for p in written))
@@ -435,8 +450,11 @@ def medfusion_fuse(
     grid:Annotated[str, _Volume]='ct',
     # register the second scan to the first; auto: where the headers do not align the heads
     register:Annotated[str, Option(group='volumes', choices=('auto', 'always', 'never'))]='auto',
-    # apply this transform file, CT point to MRI point, do not register
+    # apply this transform file, do not register: ITK, 3D Slicer (.tfm, .txt, .h5), ANTs (.mat), CT point to MRI
+    # point; or a FLIRT matrix of the two NIfTI files (-in MRI -ref CT)
     transform:Annotated[str|None, _Volume]=None,
+    # carry this segmentation along: .nii, .nii.gz, .nrrd or .mha of whole numbers on the voxels of one of the two
+    labels:Annotated[str|None, _Volume]=None,
     untrusted:Annotated[bool, _Volume]=False,     # go on with a registration that cannot be trusted
     any_patient:Annotated[bool, _Volume]=False,   # fuse scans whose headers name different patients
     format:Annotated[str, _Format]='both',        # what the folder holds

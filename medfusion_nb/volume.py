@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['VOLUMES', 'RECORD', 'RESEARCH', 'MAX_STORED', 'Slice', 'Series', 'find_series', 'list_series', 'choose_series',
            'Stack', 'Scan', 'modality_name', 'read_series', 'write_original', 'phantom_study', 'check_hu', 'has_air',
-           'guess_modality', 'is_volume', 'read_volume', 'orientation', 'canonical', 'slice_axis', 'mri_range',
-           'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder', 'check_levels', 'write_nifti', 'body_part',
-           'is_head', 'write_dicom']
+           'guess_modality', 'is_volume', 'read_volume', 'read_labels', 'orientation', 'canonical', 'slice_axis',
+           'mri_range', 'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder', 'check_levels', 'write_nifti',
+           'body_part', 'is_head', 'write_dicom']
 
 # %% ../nbs/00b_volume.ipynb #cell-003
 import gzip
@@ -607,11 +607,11 @@ def _nifti_notes(img:Any, path:Path) -> list[str]:
     return ['sform and qform disagree, the sform was used'] if differ else []
 
 # %% ../nbs/00b_volume.ipynb #57afc386
-def _nifti(path:Path, index:int|None=None) -> tuple[sitk.Image, list[str]]: # float32, notes
+def _nifti(path:Path, index:int|None=None, exact:bool=False) -> tuple[sitk.Image, list[str]]: # float32; notes
     "A NIfTI file; raises `ValueError` naming what is damaged, not 3-D, or without an orientation."
     try:
         img = _three_d(nibabel.load(path), path, index)
-        data = np.asarray(img.dataobj, np.float32)
+        data = np.asarray(img.dataobj, None if exact else np.float32)
     except (FileNotFoundError, PermissionError): raise
     except (ImageFileError, EOFError, OSError, zlib.error) as e:
         raise ValueError(f"cannot read {path}: it is truncated or not NIfTI; copy it again") from e
@@ -622,13 +622,14 @@ def _nifti(path:Path, index:int|None=None) -> tuple[sitk.Image, list[str]]: # fl
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
         raise ValueError(f"{path}: its axes are not perpendicular (a sheared affine): resample it first, "
                          "for example with nibabel.processing.resample_to_output")
-    return _image(np.ascontiguousarray(data.T), spacing, affine[:3, 3], axes), notes
+    data = np.ascontiguousarray(data.T, data.dtype.newbyteorder('=')) # exact: as it is stored
+    return _image(data, spacing, affine[:3, 3], axes), notes
 
 # %% ../nbs/00b_volume.ipynb #cell-049
-def _file(path:Path, index:int|None=None) -> tuple[sitk.Image, list[str]]: # float32, notes
+def _file(path:Path, index:int|None=None, exact:bool=False) -> tuple[sitk.Image, list[str]]: # float32, notes
     "A volume file; raises `ValueError` naming a file that cannot be used."
     name = path.name.lower()
-    if name.endswith(('.nii', '.nii.gz')): return _nifti(path, index)
+    if name.endswith(('.nii', '.nii.gz')): return _nifti(path, index, exact)
     if not name.endswith(VOLUMES):
         raise ValueError(f"{path} is not a volume: name a DICOM folder or file, or a "
                          f"{', '.join(VOLUMES)} file")
@@ -641,7 +642,7 @@ def _file(path:Path, index:int|None=None) -> tuple[sitk.Image, list[str]]: # flo
         choose = ': choose one of its volumes (--index)' if dimensions == 4 else ''
         raise ValueError(f"{path} has {dimensions} dimensions and {values} values a voxel, "
                          f"expected 3 and 1{choose}")
-    return sitk.Cast(img, sitk.sitkFloat32), []
+    return img if exact else sitk.Cast(img, sitk.sitkFloat32), []
 
 # %% ../nbs/00b_volume.ipynb #cell-051
 def _why_not_hu(
@@ -765,6 +766,24 @@ def read_volume(
     else: scan = _from_file(path, modality, index, prefer)
     if scan.modality == 'CT' and hu: check_hu(scan.image, path)
     return scan
+
+# %% ../nbs/00b_volume.ipynb #6de49d25
+def read_labels(
+    path:Path|str,       # .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd
+    index:int|None=None, # which volume of a 4-D file, from 0; None: the file has one
+) -> sitk.Image:         # of the integer type that is stored, int32 for a floating-point one
+    "Read a segmentation; raises `FileNotFoundError`, or `ValueError` for one not of whole numbers in 3-D."
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(f"{path}: no such file: name the file of a segmentation")
+    image, _ = _file(path, index, exact=True)
+    stored = sitk.GetArrayViewFromImage(image)
+    if stored.dtype.kind in 'iu': return image
+    with np.errstate(invalid='ignore'): whole = stored.astype(np.int32)
+    wrong = stored[whole != stored]
+    if wrong.size:
+        raise ValueError(f"{path} is not a segmentation: a voxel holds {wrong[0]:g}, and labels are whole "
+                         "numbers (of a probability map make a mask first)")
+    return like(whole, image)
 
 # %% ../nbs/00b_volume.ipynb #cell-073
 def orientation(image:sitk.Image) -> str: # such as 'LPS'

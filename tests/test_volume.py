@@ -69,6 +69,29 @@ def test_a_study_becomes_nifti_and_dicom(study, made, tmp_path, here):
     assert tree(tmp_path/'fused') == before
 
 
+def test_a_segmentation_comes_along(study, made, tmp_path):
+    "Onto the CT from the MRI, on whose grid it was drawn, beside a folder's or a file's volume."
+    ct, mr = made[1].ct, made[1].mri
+    skull = sitk.GetImageFromArray(np.int16(300*made[1].masks['head']))
+    skull.CopyInformation(ct)
+    sitk.WriteImage(sitk.Resample(skull, mr, sitk.Transform(), sitk.sitkNearestNeighbor), tmp_path/'head.mha')
+    code, out, err = run('medfusion_fuse', 'study', 'study', '-o', 'one.nii.gz', '--labels', 'head.mha',
+                         '--register', 'never', cwd=tmp_path)
+    assert code == 0 and out.count('wrote') == 2 and 'segmentation on the voxels of the MRI' in out, out + err
+    kept = sitk.ReadImage(tmp_path/'one_labels.nii.gz')
+    assert kept.GetPixelID() == sitk.sitkInt16 and kept.GetSize() == ct.GetSize()
+    a, b = (sitk.GetArrayViewFromImage(v) == 300 for v in (kept, skull))
+    assert 2*(a & b).sum()/(a.sum() + b.sum()) > .95
+    code, _, err = run('medfusion_fuse', 'study', 'study', '-o', 'head.nii.gz', '--labels',
+                       tmp_path/'one_labels.nii.gz', '--register', 'never', cwd=tmp_path)
+    assert code == 0, err
+    before = tree(tmp_path)
+    code, out, err = run('medfusion_fuse', 'study', 'study', '-o', 'head.nii.gz', '--force', '--register', 'never',
+                         '--labels', 'head_labels.nii.gz', cwd=tmp_path)
+    assert (code, out) == (2, '') and 'would replace the source' in one_line(err), err
+    assert tree(tmp_path) == before
+
+
 def test_two_judges(study, tmp_path, here):
     "dciodvfy finds no error, and dcmtk the slices at the places of the CT."
     if not (shutil.which('dciodvfy') and shutil.which('dcmdump')):
@@ -133,7 +156,19 @@ def test_bad_studies_are_named_and_leave_nothing(study, made, tmp_path, here):
              'zip': (tmp_path/'packed.zip', mr, 'packed.zip is a zip archive'),
              'nothing': (tmp_path/'nowhere', mr, 'nowhere'),
              'a picture': (ct, made[0].parent/'none.png', 'none.png'),
-             'transform': (ct, mr, 'no.tfm', '--transform', 'no.tfm')}
+             'transform': (ct, mr, 'no.tfm', '--transform', 'no.tfm'),
+             'infinite': (ct, mr, 'not finite', '--transform', tmp_path/'inf.tfm'),
+             'cut off': (ct, mr, 'cut.h5', '--transform', tmp_path/'cut.h5'),
+             'FLIRT of DICOM': (ct, mr, 'CT is DICOM', '--transform', tmp_path/'flirt.mat'),
+             'not labels': (ct, mr, 'half.nii.gz is not a segmentation', '--labels', tmp_path/'half.nii.gz'),
+             'foreign labels': (ct, mr, 'voxels of neither', '--labels', tmp_path/'foreign.nii.gz')}
+    head = '#Insight Transform File V1.0\n#Transform 0\nTransform: Euler3DTransform_double_3_3\n'
+    (tmp_path/'inf.tfm').write_text(f'{head}Parameters: inf 0 0 1 2 3\nFixedParameters: 0 0 0 0\n')
+    sitk.WriteTransform(sitk.Euler3DTransform(), str(tmp_path/'whole.h5'))
+    (tmp_path/'cut.h5').write_bytes((tmp_path/'whole.h5').read_bytes()[:4000])
+    np.savetxt(tmp_path/'flirt.mat', np.eye(4))
+    sitk.WriteImage(sitk.Cast(hu > 0, sitk.sitkFloat32)/2, tmp_path/'half.nii.gz')
+    sitk.WriteImage((hu > 0)[1:], tmp_path/'foreign.nii.gz')
     before = tree(tmp_path)
     for name, (a, b, text, *more) in cases.items():
         code, out, err = here('medfusion_fuse', a, b, '-o', tmp_path/'out', *FAST, *more)
