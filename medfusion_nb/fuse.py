@@ -455,7 +455,7 @@ def medfusion_fuse(
     transform:Annotated[str|None, _Volume]=None,
     # carry this segmentation along: .nii, .nii.gz, .nrrd or .mha of whole numbers on the voxels of one of the two
     labels:Annotated[str|None, _Volume]=None,
-    untrusted:Annotated[bool, _Volume]=False,     # go on with a registration that cannot be trusted
+    untrusted:Annotated[bool, _Volume]=False,     # go on with a registration that is refused
     any_patient:Annotated[bool, _Volume]=False,   # fuse scans whose headers name different patients
     format:Annotated[str, _Format]='both',        # what the folder holds
     png:Annotated[bool, _Volume]=False,           # write the slices as PNG as well

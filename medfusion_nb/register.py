@@ -406,8 +406,8 @@ def search(
 def _points_near(fixed:Pyramid, n:int=40_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Random points of the head and its rim, mm; the grey values there; their indices as fractions of the box, 0 to 1."
     image, rng = fixed.images[2], np.random.default_rng(0)
-    index = np.argwhere(sitk.GetArrayViewFromImage(fixed.near[2]))
-    index = index[rng.integers(len(index), size=n)] + rng.uniform(-.5, .5, (n, 3))
+    inside = np.argwhere(sitk.GetArrayViewFromImage(fixed.near[2]))
+    index = inside[rng.integers(len(inside), size=n)] + rng.uniform(-.5, .5, (n, 3))
     grey = map_coordinates(sitk.GetArrayViewFromImage(image), index.T, order=1, mode='nearest')
     axes = np.reshape(image.GetDirection(), (3, 3))*image.GetSpacing()
     low, high = index.min(0), index.max(0)

@@ -202,12 +202,12 @@ def align(
     if not any_patient: check_patients(ct, mri)
     if isinstance(transform, (str, Path)): transform = load_transform(transform, ct, mri)
     found = _placed(ct, mri, register, transform, seed, progress)
-    doubted = found.source == 'registration' and found.registration is not None and not found.registration.trusted
-    if doubted and found.registration.grade == 'refused' and not untrusted: raise Refused(found)
+    r = found.registration if found.source == 'registration' else None
+    if r and r.grade == 'refused' and not untrusted: raise Refused(found)
     if cover(mri.image, canonical(ct.image), found.transform).max() == 0:
         why = "register them (--register always)" if found.source == 'headers' else "is it the right pair?"
         raise ValueError(f"CT and MRI do not overlap in space by {found.note}: {why}")
-    if doubted: log.warning(f'LOOK AT THE RESULT: the registration is not trusted, {found.registration.reason}')
+    if r and not r.trusted: log.warning(f'LOOK AT THE RESULT: the registration is not trusted, {r.reason}')
     return found
 
 # %% ../nbs/06_study.ipynb #cell-023
@@ -461,7 +461,7 @@ def _numbers(r:Registration|None) -> dict[str, Any]|None:
     "A registration in plain values."
     if r is None: return None
     t = r.transform
-    return r._replace(transform=None)._asdict() | dict(transform=[*t.GetParameters(), *t.GetCenter()])
+    return r._asdict() | dict(trusted=r.trusted, transform=[*t.GetParameters(), *t.GetCenter()])
 
 def record(
     study:Study,
@@ -587,14 +587,14 @@ def _write_pictures(study:Study, folder:Path, png:bool, sheet:bool, figure:bool)
     if sheet: write_image(folder/'contact_sheet.png', contact_sheet(slices))
     if figure: views_figure(study, width=3., dpi=110).savefig(folder/'views.png')
     if study.alignment.registration is not None:
-        for name, figure in _pictures(study.ct, study.mri).items(): figure.savefig(folder/name)
+        for name, picture in _pictures(study.ct, study.mri).items(): picture.savefig(folder/name)
 
 # %% ../nbs/06_study.ipynb #1d59ab0f
 def _digest(image:sitk.Image) -> str: # 16 hexadecimal digits
     "Tells volumes apart, by their voxels and where these lie."
     place = np.round([*image.GetSize(), *image.GetSpacing(), *image.GetOrigin(), *image.GetDirection()], 4)
-    voxels = np.ascontiguousarray(sitk.GetArrayViewFromImage(image))
-    return hashlib.sha256(place.tobytes() + hashlib.sha256(voxels).digest()).hexdigest()[:16]
+    voxels = hashlib.sha256(sitk.GetArrayFromImage(image).data)
+    return hashlib.sha256(place.tobytes() + voxels.digest()).hexdigest()[:16]
 
 def _refused_folder(out:Path) -> Path:
     "Where a refused registration is kept."
@@ -628,7 +628,8 @@ def candidate(
     if not (folder/RECORD).is_file() or not (folder/'transform.tfm').is_file(): return None
     said = json.loads((folder/RECORD).read_text())
     if said.get('scans') != [_digest(s.image) for s in (ct, mri)]: return None
-    return Registration(**said['registration'] | dict(transform=load_transform(folder/'transform.tfm')))
+    numbers = {k: v for k, v in said['registration'].items() if k in Registration._fields}
+    return Registration(**numbers | dict(transform=load_transform(folder/'transform.tfm')))
 
 # %% ../nbs/06_study.ipynb #141d6fe9
 def write_studies(
