@@ -543,17 +543,18 @@ class Registration(NamedTuple):
                 f"{self.grade.upper() if not self.trusted else self.grade}: {self.reason}")
 
 # %% ../nbs/00c_register.ipynb #cell-043
-GRADES = {'trusted': .8, 'look at it': .3} # lowest score of each; below, a registration is refused
+GRADES = {'trusted': .65, 'look at it': .2} # lowest score of each; below, a registration is refused
 LIMITS = dict(overlap=.5, mirror=.95)      # less overlap, or a mirror image that fits better, is refused
-# logistic regression over labelled registrations: weight of each check, and what right ones have (median)
-_WEIGHTS = dict(weakest_half=(8.5, .28), mirror=(-12., .75), log_error=(-1.6, -.4))
-_TYPICAL = 2.5 # log odds of a registration whose checks are all like that
+# logistic regression over labelled registrations, see below
+_WEIGHTS = dict(weakest_half=9.5, mirror=-7.2, log_error=-1.1)
+_INTERCEPT = 5.3
+_USUAL = dict(weakest_half=.28, mirror=.78, log_error=-.86) # median of right registrations
 
 def _evidence(weakest_half:float, mirror:float, error_mm:float) -> dict[str, float]:
-    "How much more or less likely each check makes a registration than a typical right one, in log odds."
+    "What each check adds to the log odds that a registration is right."
     values = dict(weakest_half=max(weakest_half, -.2), mirror=min(max(mirror, .7), 2.),
                   log_error=np.log(min(max(error_mm, .05), 20.)))
-    return {k: weight*(values[k] - usual) for k, (weight, usual) in _WEIGHTS.items()}
+    return {k: weight*values[k] for k, weight in _WEIGHTS.items()}
 
 def _verdict(overlap:float, mirror:float, error_mm:float, weakest_half:float) -> tuple[float, str, str]:
     "Score, grade, and the expected error or the strongest doubt, in a plain sentence."
@@ -563,13 +564,13 @@ def _verdict(overlap:float, mirror:float, error_mm:float, weakest_half:float) ->
         return 0., 'refused', (f"the mirror image of one scan fits {mirror:.0%} as well: "
                                "another head, or a mirrored scan")
     evidence = _evidence(weakest_half, mirror, error_mm)
-    score = float(1/(1 + np.exp(-_TYPICAL - sum(evidence.values()))))
+    score = float(1/(1 + np.exp(-_INTERCEPT - sum(evidence.values()))))
     if score >= GRADES['trusted']: return score, 'trusted', f"expected error {error_mm:.1f} mm"
     doubts = dict(weakest_half="a part of the head does not tell where it belongs",
                   mirror=f"the mirror image of one scan fits nearly as well ({mirror:.0%})",
                   log_error=f"the way back and parts of the head disagree by {error_mm:.1f} mm")
     grade = 'look at it' if score >= GRADES['look at it'] else 'refused'
-    return score, grade, doubts[min(evidence, key=lambda k: evidence[k])]
+    return score, grade, doubts[min(evidence, key=lambda k: evidence[k] - _WEIGHTS[k]*_USUAL[k])]
 
 # %% ../nbs/00c_register.ipynb #cell-044
 def judge(

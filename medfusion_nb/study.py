@@ -154,8 +154,10 @@ def check_patients(
 class Refused(ValueError):
     "A registration that was refused; `alignment` holds it, to be looked at or used all the same."
     def __init__(self, alignment:Alignment):
-        super().__init__(f"the registration of the MRI to the CT is refused: {alignment.registration}. Are they of "
-                         "one head? Go on with --untrusted, or give --transform FILE")
+        first, second = modality_names(alignment.ct, alignment.mri)
+        super().__init__(f"the registration of {second} {alignment.mri.name} to {first} {alignment.ct.name} is refused: "
+                         f"{alignment.registration}. Are they of one head? Go on with --untrusted, or give "
+                         "--transform FILE")
         self.alignment = alignment
 
 def _one_frame(ct:Scan, mri:Scan) -> bool:
@@ -206,7 +208,8 @@ def align(
     if r and r.grade == 'refused' and not untrusted: raise Refused(found)
     if cover(mri.image, canonical(ct.image), found.transform).max() == 0:
         why = "register them (--register always)" if found.source == 'headers' else "is it the right pair?"
-        raise ValueError(f"CT and MRI do not overlap in space by {found.note}: {why}")
+        first, second = modality_names(ct, mri)
+        raise ValueError(f"{first} {ct.name} and {second} {mri.name} do not overlap in space by {found.note}: {why}")
     if r and not r.trusted: log.warning(f'LOOK AT THE RESULT: the registration is not trusted, {r.reason}')
     return found
 
