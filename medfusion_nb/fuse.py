@@ -22,9 +22,9 @@ from .data import (EXTENSIONS, WINDOWS, Pair, check_format, find_pairs, luminanc
                                parse_window, read_image, same_size, write_image)
 from .phantom import phantom_pair
 from .volume import VOLUMES, Scan, find_series, is_volume, list_series, read_labels, read_volume
-from .study import (Alignment, Engine, Refused, align, candidate, carry_labels, check_study_output, ct_window,
-                                fuse_study, is_nifti, match_labels, write_refused, write_studies,
-                                write_study)
+from .study import (Alignment, Engine, Refused, align, candidate, carry_labels, check_pair,
+                                check_patients, check_study_output, common_grid, ct_window, fuse_study,
+                                is_nifti, match_labels, write_refused, write_studies, write_study)
 
 # %% ../nbs/07_fuse.ipynb #cell-010
 def which_network(
@@ -299,6 +299,15 @@ def _check_distinct(paths:Sequence[str], scans:Sequence[Scan]) -> None:
                              "folder of several series --ct-series and --mri-series choose")
         seen[key] = path
 
+def _check_scans(given:dict[str, Any], scans:Sequence[Scan]) -> None:
+    "Raises `ValueError` for what is known to fail before any registration."
+    ct, *others = scans
+    ct_window(scans, given['window'])
+    common_grid(ct.image, others[0].image, given['grid'])
+    for mri in others:
+        check_pair(ct, mri)
+        if not given['any_patient']: check_patients(ct, mri)
+
 def _read_scans(given:dict[str, Any], paths:Sequence[str]) -> list[Scan]:
     "The scans, the first of them the reference; raises `ValueError` for options that do not fit them."
     hu, n, picks = given['ct_units'] == 'hu', len(paths), given['mri_series']
@@ -312,7 +321,7 @@ def _read_scans(given:dict[str, Any], paths:Sequence[str]) -> list[Scan]:
     each = zip(paths, _modalities(given, n), picks, prefer)
     scans = [read_volume(p, modality, pick, given['index'], hu, kind) for p, modality, pick, kind in each]
     _check_distinct(paths, scans)
-    ct_window(scans, given['window'])
+    _check_scans(given, scans)
     return scans
 
 # %% ../nbs/07_fuse.ipynb #1579816c
@@ -364,7 +373,8 @@ def _are_volumes(
 def _fuse_images(given:dict[str, Any]) -> dict[str, Any]: # network, written
     "Two files, two folders, or the phantom."
     if given['more']:
-        raise ValueError(f"{given['more'][0]}: two images are fused, or two folders; more than two only as volumes")
+        raise ValueError(f"{given['more'][0]}: two images are fused, or two folders; "
+                         "more than two only as volumes")
     extra, pair = [k for k in ('figure', 'attention') if given[k]], given['pair'] or 'ct-mri'
     jobs = plan(given['ct'], given['mri'], given['out'], extra, pair)
     check_jobs(jobs, given['bits'], given['force'], pair)
@@ -379,9 +389,10 @@ def _fuse_images(given:dict[str, Any]) -> dict[str, Any]: # network, written
 
 def _aligned(given:dict[str, Any], ct:Scan, mri:Scan, out:Path) -> Alignment:
     "The MRI on the CT; raises `ValueError` where that is refused, and what there is to see of it is written."
-    transform = given['transform']
-    if given['untrusted'] and transform is None: transform = candidate(ct, mri, out)
-    try: return align(ct, mri, given['register'], transform, given['untrusted'], given['any_patient'], progress=True)
+    transform, found_before = given['transform'], given['untrusted'] and given['register'] != 'never'
+    if found_before and transform is None: transform = candidate(ct, mri, out)
+    go_on = given['untrusted'], given['any_patient']
+    try: return align(ct, mri, given['register'], transform, *go_on, progress=True)
     except Refused as e:
         try: seen = f"Look at {write_refused(e.alignment, out)}: checkerboard.png and edges.png"
         except OSError as why: seen = f"Its pictures could not be written: {why}"
@@ -389,7 +400,8 @@ def _aligned(given:dict[str, Any], ct:Scan, mri:Scan, out:Path) -> Alignment:
 
 def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
     "Two scans, or the first with each of the others."
-    paths, out, drawn = [given['ct'], given['mri'], *given['more']], Path(given['out'] or 'fused'), given['labels']
+    paths, out = [given['ct'], given['mri'], *given['more']], Path(given['out'] or 'fused')
+    drawn = given['labels']
     if len(paths) > 2: _check_several(given, out)
     check_study_output(out, given['force'], paths + [drawn]*bool(drawn), labels=bool(drawn))
     ct, *others = _read_scans(given, paths)

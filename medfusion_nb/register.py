@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -181,6 +181,7 @@ def _spread_grey(image:sitk.Image, mask:sitk.Image) -> sitk.Image: # float32 in 
     "Grey values to the mean of a linear scale (1 % to 99 % of the head) and of their rank in the head."
     a = sitk.GetArrayFromImage(image)
     v = np.sort(a[sitk.GetArrayViewFromImage(mask) > 0])
+    if not len(v): return like(np.zeros(a.shape, np.float32), image)   # no head
     low, high = np.quantile(v, [.01, .99])
     linear = np.clip((a - low)/max(high - low, 1e-6), 0, 1)
     rank = np.searchsorted(v, a)/len(v)
@@ -251,7 +252,7 @@ def pyramid(
     four = _coarser(fine, 4)
     mask = head_mask(four)
     at = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
-    if not len(at): raise ValueError(f"{what} volume: no head was found in it")
+    if not len(at): raise ValueError(f"{what} volume: no head was found in it; is it thinner than 12 mm?")
     low, high = np.maximum(at.min(0) - 3, 0), np.minimum(at.max(0) + 4, four.GetSize())
     size = (high - low).tolist()
     four, mask = (sitk.RegionOfInterest(v, size, low.tolist()) for v in (four, mask))
@@ -289,7 +290,7 @@ def _method(mask:sitk.Image, samples:int|None=None, seed:int=0) -> sitk.ImageReg
         r.SetMetricSamplingPercentage(samples/mask.GetNumberOfPixels(), seed)
     return r
 
-_COMPARED = {8: None, 4: 20_000, 2: 40_000} # random points of an estimate; None: all voxels
+_COMPARED = {8: None, 4: 20_000, 2: 40_000} # the same for an estimate
 
 def mutual_information(
     fixed:Pyramid,
@@ -308,7 +309,7 @@ def mutual_information(
         except RuntimeError: return 0.   # no sample at all is in view
 
 # %% ../nbs/00c_register.ipynb #cell-029
-SAMPLES = {8: None, 4: 8_000, 2: 15_000} # random samples of the head at each level; None: all voxels
+SAMPLES = {8: None, 4: 8_000, 2: 15_000} # random points of the box, about half in the head; None: all voxels
 
 def refine(
     fixed:Pyramid,
@@ -334,10 +335,10 @@ def refine(
 
 # %% ../nbs/00c_register.ipynb #cell-035
 def _turns(wide:bool) -> list[np.ndarray]: # rotation vectors, degrees
-    "None or 25 degrees either way about each axis; wide: these about each of the 24 turns of a cube."
+    "None or 25 degrees about each axis; wide: none or 25 about all three, at each turn of a cube."
     near = [Rotation.from_rotvec(v, degrees=True) for v in product((0, -25, 25), repeat=3)]
     if not wide: return [r.as_rotvec(degrees=True) for r in near]
-    slight = [Rotation.identity(), *(r for r in near if (abs(r.as_rotvec(degrees=True)) > 24).all())]
+    slight = [r for r in near if np.ptp(abs(r.as_rotvec(degrees=True))) < 1] # about none or all
     return [(c*r).as_rotvec(degrees=True) for c in Rotation.create_group('O') for r in slight]
 
 def _shifts(fixed:Pyramid, moving:Pyramid, wide:bool) -> list[tuple[np.ndarray, np.ndarray]]: # (from, to), mm
@@ -353,10 +354,10 @@ def starts(
     moving:Pyramid,
     wide:bool=False, # any orientation, and a slab anywhere in the head?
 ) -> list[sitk.Euler3DTransform]:
-    "Rotations at each of some translations: headers, geometry, moments."
+    "Rotations at each of some translations of the head."
     out = []
-    for turn in _turns(wide):
-        for a, b in _shifts(fixed, moving, wide): out.append(_as_euler(*_matrix(rigid(turn, b - a, a)), fixed.center))
+    for turn, (a, b) in product(_turns(wide), _shifts(fixed, moving, wide)):
+        out.append(_as_euler(*_matrix(rigid(turn, b - a, a)), fixed.center))
     return out
 
 def beside(
@@ -404,7 +405,7 @@ def search(
 
 # %% ../nbs/00c_register.ipynb #cell-038
 def _points_near(fixed:Pyramid, n:int=40_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Random points of the head and its rim, mm; the grey values there; their indices as fractions of the box, 0 to 1."
+    "Random points near the head, mm; their grey values; where in the box they lie, 0 to 1."
     image, rng = fixed.images[2], np.random.default_rng(0)
     inside = np.argwhere(sitk.GetArrayViewFromImage(fixed.near[2]))
     index = inside[rng.integers(len(inside), size=n)] + rng.uniform(-.5, .5, (n, 3))
@@ -420,7 +421,7 @@ def _grey_at(image:sitk.Image, points:np.ndarray) -> np.ndarray: # (n,), NaN out
     grey = map_coordinates(sitk.GetArrayViewFromImage(image), at.T[::-1], order=1, mode='nearest')
     return np.where(seen, grey, np.nan)
 
-def _told(a:np.ndarray, b:np.ndarray, bins:int=16) -> float: # nats, times the fraction in view
+def _histogram_information(a:np.ndarray, b:np.ndarray, bins:int=16) -> float: # nats, times the part in view
     "Mutual information of grey values in [0,1] by a plain joint histogram."
     seen = np.isfinite(b)
     if seen.sum() < 500: return 0.
@@ -438,13 +439,13 @@ def prominence(
     "By which fraction the mutual information falls when the head moves away, the mean of twelve directions."
     points, grey, place = _points_near(fixed)
     parts = [np.ones(len(points), bool), *(half for p in place.T for half in (p < .5, p >= .5))]
-    def told(u): # nats: of the head, of its six halves
+    def information(u): # nats: of the head, of its six halves
         there = _grey_at(moving.images[2], move_points(u, points))
-        return np.array([_told(grey[part], there[part]) for part in parts])
-    here, away = told(t), np.mean([told(chain(t, u)) for u in beside(fixed, mm)], 0)
-    falls = 1 - away/np.maximum(here, 1e-9)
-    shown = here > .1*here[0]   # a half that the moving volume does not show tells nothing
-    return float(falls[0]), float(falls[shown].min(initial=1.))
+        return np.array([_histogram_information(grey[part], there[part]) for part in parts])
+    here, away = information(t), np.mean([information(chain(t, u)) for u in beside(fixed, mm)], 0)
+    falls = np.where(here > 0, 1 - away/np.maximum(here, 1e-9), 0.)
+    seen = here >= .1*here[0]   # a half that the moving volume does not show tells nothing
+    return float(falls[0]), float(falls[seen].min())
 
 # %% ../nbs/00c_register.ipynb #339f9efd
 def _blocks(mask:sitk.Image, mm:float=40.) -> list[sitk.Image]: # two masks
@@ -462,6 +463,8 @@ def expected_error(
 ) -> tuple[float, float]: # mm: of the way back, of the two sets of blocks
     "How far the pose moves when it is found backwards, and by either half of the blocks of a chessboard."
     here = move_points(t, fixed.points)
+    back_there = move_points(inverse(t), moving.points)
+    if min(in_view(moving.images[2], here), in_view(fixed.images[2], back_there)) < .05: return 99., 99.
     back = refine(moving, fixed, inverse(t), 2, seed + 2)
     alone = [refine(fixed, moving, t, 2, seed + 3, near) for near in _blocks(fixed.near[2])]
     return (rms_distance(move_points(back, here), fixed.points),
@@ -469,10 +472,9 @@ def expected_error(
 
 # %% ../nbs/00c_register.ipynb #cell-039
 def _mirrored(p:Pyramid) -> Pyramid:
-    "The mirror image of a volume: left and right of its grid change places."
-    images, heads = ({mm: like(np.ascontiguousarray(sitk.GetArrayViewFromImage(v)[:, :, ::-1]), v)
-                      for mm, v in level.items()} for level in (p.images, p.heads))
-    return Pyramid(images, heads, p.near, p.points, p.center, p.middle)
+    "A volume whose images are mirrored: left and right of the grid change places."
+    def flip(v): return like(np.ascontiguousarray(sitk.GetArrayViewFromImage(v)[:, :, ::-1]), v)
+    return replace(p, images={mm: flip(v) for mm, v in p.images.items()})
 
 def mirror(
     fixed:Pyramid,
@@ -485,12 +487,13 @@ def mirror(
     axis = np.reshape(grid.GetDirection(), (3, 3))[:, 0]
     flip = np.eye(3) - 2*np.outer(axis, axis)
     A, b = _matrix(t)
-    def across(e): # the pose of the mirror image with the fixed head mirrored along an axis
+    def mirrored_pose(e): # of the mirror image, with the fixed head mirrored along an axis
         turn = np.eye(3) - 2*np.outer(e, e)
         shift = A @ (fixed.center - turn @ fixed.center) + b - middle(grid)
         return _as_euler(flip @ A @ turn, flip @ shift + middle(grid), fixed.center)
-    around = [rigid(center=fixed.center), *beside(fixed, 15)] # the planes of the header may lie askew in the head
-    found = [chain(across(e), u) for e in np.eye(3) for u in around]
+    # the planes of the header may lie askew in the head
+    around = [rigid(center=fixed.center), *beside(fixed, 15)]
+    found = [chain(mirrored_pose(e), u) for e in np.eye(3) for u in around]
     for mm, n in zip(VOXELS_MM, (3, 2, 1)):
         found = _different(_ordered(fixed, other, found, mm), fixed.points, mm/2, n)
         found = [refine(fixed, other, u, mm, seed) for u in found]
@@ -504,7 +507,7 @@ def overlap(
     "Fraction of the smaller of the two heads that lies in the other."
     moved = sitk.Resample(moving.heads[4], fixed.heads[4], t, sitk.sitkNearestNeighbor)
     a, b = (sitk.GetArrayViewFromImage(v) > 0 for v in (fixed.heads[4], moved))
-    return float((a & b).sum()/min(a.sum(), sitk.GetArrayViewFromImage(moving.heads[4]).sum()))
+    return min(1., float((a & b).sum()/min(a.sum(), sitk.GetArrayViewFromImage(moving.heads[4]).sum())))
 
 # %% ../nbs/00c_register.ipynb #cell-042
 class Registration(NamedTuple):
@@ -543,16 +546,16 @@ class Registration(NamedTuple):
                 f"{self.grade.upper() if not self.trusted else self.grade}: {self.reason}")
 
 # %% ../nbs/00c_register.ipynb #cell-043
-GRADES = {'trusted': .65, 'look at it': .2} # lowest score of each; below, a registration is refused
+GRADES = {'trusted': .73, 'look at it': .3} # lowest score of each; below, a registration is refused
 LIMITS = dict(overlap=.5, mirror=.95)      # less overlap, or a mirror image that fits better, is refused
 # logistic regression over labelled registrations, see below
-_WEIGHTS = dict(weakest_half=9.5, mirror=-7.2, log_error=-1.1)
-_INTERCEPT = 5.3
-_USUAL = dict(weakest_half=.28, mirror=.78, log_error=-.86) # median of right registrations
+_WEIGHTS = dict(weakest_half=9.7, mirror=-12., log_error=-2.2)
+_INTERCEPT = 9.6
+_USUAL = dict(weakest_half=.27, mirror=.76, log_error=-.73) # median of right registrations
 
 def _evidence(weakest_half:float, mirror:float, error_mm:float) -> dict[str, float]:
     "What each check adds to the log odds that a registration is right."
-    values = dict(weakest_half=max(weakest_half, -.2), mirror=min(max(mirror, .7), 2.),
+    values = dict(weakest_half=max(weakest_half, -.2), mirror=max(mirror, .7),
                   log_error=np.log(min(max(error_mm, .05), 20.)))
     return {k: weight*values[k] for k, weight in _WEIGHTS.items()}
 
@@ -584,7 +587,7 @@ def judge(
     whole, half = prominence(fixed, moving, t)
     checks = dict(overlap=overlap(fixed, moving, t), prominence=whole, weakest_half=half,
                   mirror=mirror(fixed, moving, t, seed), back_mm=back, error_mm=float(np.hypot(back, blocks)))
-    score, grade, reason = _verdict(**{k: checks[k] for k in ('overlap', 'mirror', 'error_mm', 'weakest_half')})
+    score, grade, reason = _verdict(checks['overlap'], checks['mirror'], checks['error_mm'], half)
     moved = rms_distance(move_points(t, fixed.points), fixed.points)
     before, after = mutual_information(fixed, moving), mutual_information(fixed, moving, t)
     return Registration(t, before, after, _angle(t), float(np.linalg.norm(t.GetTranslation())), moved,
@@ -598,17 +601,18 @@ def register(
 ) -> Registration:
     "Register two volumes of one head rigidly; raises `ValueError` for what is not a volume or shows no head."
     tries:list[Registration] = []
-    with tqdm(total=2, unit='search', desc='registering', leave=False, disable=None if progress else True) as bar:
+    quiet = None if progress else True
+    with tqdm(total=2, unit='search', desc='registering', leave=False, disable=quiet) as bar:
         for again in (False, True): # the second search is wide, with the shading taken off an MRI
             try: f, m = pyramid(fixed, 'fixed', again), pyramid(moving, 'moving', again)
-            except ValueError:
-                if not again: raise
-                break                   # without its shading no head stands out
+            except (ValueError, RuntimeError):
+                if not again: raise     # the second time: no head without its shading, or a slab too thin for N4
+                break
             t = refine(f, m, search(f, m, seed, again)[0], 2, seed, samples=60_000)
             tries.append(judge(f, m, t, seed))
             bar.update()
             if tries[-1].grade != 'refused': break
-    return max(tries, key=lambda r: r.score)
+    return max(tries, key=lambda r: (r.score, r.prominence))
 
 # %% ../nbs/00c_register.ipynb #cell-052
 ENDINGS = ('.tfm', '.txt', '.mat', '.h5', '.hdf5') # of the transform files that are written

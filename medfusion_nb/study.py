@@ -155,9 +155,9 @@ class Refused(ValueError):
     "A registration that was refused; `alignment` holds it, to be looked at or used all the same."
     def __init__(self, alignment:Alignment):
         first, second = modality_names(alignment.ct, alignment.mri)
-        super().__init__(f"the registration of {second} {alignment.mri.name} to {first} {alignment.ct.name} is refused: "
-                         f"{alignment.registration}. Are they of one head? Go on with --untrusted, or give "
-                         "--transform FILE")
+        super().__init__(f"the registration of {second} {alignment.mri.name} to {first} {alignment.ct.name} "
+                         f"is refused: {alignment.registration}. Are they of one head? "
+                         "Go on with --untrusted, or give --transform FILE")
         self.alignment = alignment
 
 def _one_frame(ct:Scan, mri:Scan) -> bool:
@@ -177,14 +177,26 @@ def _headers_count(r:Registration, one_frame:bool) -> str: # '' where they do no
 def _placed(ct:Scan, mri:Scan, register:str, transform:Any, seed:int, progress:bool) -> Alignment:
     "Headers, file or registration, as asked for."
     if isinstance(transform, Registration):
-        return Alignment(ct, mri, transform.transform, 'registration', transform, f'{transform} (found before)')
-    if transform is not None: return Alignment(ct, mri, transform, 'file', None, 'the transform that was given')
+        note = f'{transform} (found before)'
+        return Alignment(ct, mri, transform.transform, 'registration', transform, note)
+    if transform is not None:
+        return Alignment(ct, mri, transform, 'file', None, 'the transform that was given')
     still = sitk.Euler3DTransform()
     if register == 'never': return Alignment(ct, mri, still, 'headers', None, 'the headers')
     r = register_scans(ct.image, mri.image, seed=seed, progress=progress)
     why = _headers_count(r, _one_frame(ct, mri)) if register == 'auto' else ''
     if why: return Alignment(ct, mri, still, 'headers', r, why)
     return Alignment(ct, mri, r.transform, 'registration', r, str(r))
+
+def _say_doubt(found:Alignment) -> None:
+    "Warn of a registration that is not trusted, and of headers that a refused one does not confirm."
+    r, (first, second) = found.registration, modality_names(found.ct, found.mri)
+    if r is None or r.trusted: return
+    if found.source == 'registration': doubt = 'the registration is not trusted'
+    elif r.grade == 'refused': doubt = 'the headers are taken, but a registration is refused'
+    else: return
+    pair = f'{second} {found.mri.name} on {first} {found.ct.name}'
+    log.warning(f'LOOK AT THE RESULT, {pair}: {doubt}, {r.reason}')
 
 def align(
     ct:Scan,                 # see read_volume
@@ -204,13 +216,14 @@ def align(
     if not any_patient: check_patients(ct, mri)
     if isinstance(transform, (str, Path)): transform = load_transform(transform, ct, mri)
     found = _placed(ct, mri, register, transform, seed, progress)
-    r = found.registration if found.source == 'registration' else None
-    if r and r.grade == 'refused' and not untrusted: raise Refused(found)
     if cover(mri.image, canonical(ct.image), found.transform).max() == 0:
         why = "register them (--register always)" if found.source == 'headers' else "is it the right pair?"
         first, second = modality_names(ct, mri)
-        raise ValueError(f"{first} {ct.name} and {second} {mri.name} do not overlap in space by {found.note}: {why}")
-    if r and not r.trusted: log.warning(f'LOOK AT THE RESULT: the registration is not trusted, {r.reason}')
+        raise ValueError(f"{first} {ct.name} and {second} {mri.name} do not overlap in space "
+                         f"by {found.note}: {why}")
+    r = found.registration if found.source == 'registration' else None
+    if r and r.grade == 'refused' and not untrusted: raise Refused(found)
+    _say_doubt(found)
     return found
 
 # %% ../nbs/06_study.ipynb #cell-023
@@ -246,7 +259,7 @@ def _inverse(transform:sitk.Transform) -> sitk.Transform:
     "The transform backwards; raises `ValueError` for one that has no inverse."
     try: return transform.GetInverse()
     except RuntimeError as e:
-        raise ValueError(f"a {transform.GetName()} cannot be inverted: fuse on the grid of the CT") from e
+        raise ValueError(f"a {transform.GetName()} cannot be inverted: give a rigid transform") from e
 
 def _across(v:np.ndarray, axis:int) -> np.ndarray: # (z,y,x) -> (n,H,W)
     "Slices across an axis of the grid, upright: the head is up."
@@ -336,9 +349,9 @@ def match_labels(
     "Find the scan on which a segmentation was made; raises `ValueError` for the voxels of neither."
     fits = [of for of, scan in dict(ct=ct, mri=mri).items() if _same_voxels(image, scan.image)]
     if fits: return Labels(image, 'both' if len(fits) == 2 else fits[0])
-    mine, first, second = (_voxels(v) for v in (image, ct.image, mri.image))
-    raise ValueError(f"the segmentation {name} has the voxels of neither scan: it has {mine}; {ct.name} has "
-                     f"{first}; {mri.name} has {second}: resample it onto one of them")
+    grids = [f'{of} {s.name} has {_voxels(s.image)}' for of, s in zip(scan_names(ct, mri), (ct, mri))]
+    raise ValueError(f"the segmentation {name} has the voxels of neither scan: it has {_voxels(image)}; "
+                     f"{'; '.join(grids)}: resample it onto one of them")
 
 # %% ../nbs/06_study.ipynb #ba071261
 def _ml(image:sitk.Image, where:np.ndarray|bool=True) -> dict[int, float]: # label -> mL
@@ -372,11 +385,13 @@ def carry_labels(
     unseen = _ml(labels.image, cover(grid, labels.image, back) == 0)
     ml = {k: (v, now.get(k, 0.), unseen.get(k, 0.)) for k, v in made.items()}
     voxel = max(float(np.prod(v.GetSpacing()))/1000 for v in (labels.image, grid))
-    doubts, name = _label_doubts(ml, voxel), dict(ct=study.alignment.ct, mri=study.alignment.mri)[of].name
-    notes = [f"segmentation on the voxels of {name}: {len(ml)} label{'s'*(len(ml) != 1)}, "
+    # no file name: it may be the patient's
+    name = scan_names(study.alignment.ct, study.alignment.mri)[of == 'mri']
+    doubts = _label_doubts(ml, voxel)
+    notes = [f"segmentation on the voxels of the {name}: {len(ml)} label{'s'*(len(ml) != 1)}, "
              f"{sum(made.values()):.2f} mL, {sum(now.values()):.2f} mL on the fused grid"]
     if labels.of == 'both': notes[0] += ' (its voxels fit both scans)'
-    more = f'; {len(doubts) - 12} more in {RECORD}' if len(doubts) > 12 else ''
+    more = f'; {len(doubts) - 12} more' if len(doubts) > 12 else ''
     if doubts: notes.append(f"check the segmentation: {'; '.join(doubts[:12])}{more}")
     for note in notes: log.info(note)
     return study._replace(labels=Labels(carried, of, ml), notes=[*study.notes, *notes])
@@ -430,6 +445,13 @@ def _beside(out:Path, what:str) -> Path:
     stem = out.name[:len(out.name.lower().removesuffix('.gz').removesuffix('.nii'))]
     return out.with_name(f'{stem}_{what}')
 
+PICTURES = 'checkerboard.png', 'edges.png' # by which the eye judges a registration
+
+def _may_write(out:Path, labels:bool) -> list[Path]:
+    "A result as one file, and all files that may come to stand beside it."
+    names = ['labels.nii.gz']*labels + ['transform.tfm', 'candidate.tfm', *PICTURES, RECORD]
+    return [out, *(_beside(out, name) for name in names)]
+
 def check_study_output(
     out:Path,                        # folder, or .nii or .nii.gz file
     force:bool=False,                # may the result of an earlier run be replaced?
@@ -445,7 +467,7 @@ def check_study_output(
         if where in s.resolve().parents:
             raise ValueError(f"output {out} holds the source {s}: choose another place")
     if not is_nifti(out): return check_folder(out, force)
-    for file in [out, _beside(out, 'labels.nii.gz')][:1 + labels]:
+    for file in _may_write(out, labels):
         if file.is_dir(): raise IsADirectoryError(f"output {file} is a folder: name another file")
         if file.resolve() in [Path(s).resolve() for s in sources]:
             raise ValueError(f"output {file} would replace the source of that name: choose another place")
@@ -453,12 +475,12 @@ def check_study_output(
             raise FileExistsError(f"output {file} exists: choose another name "
                                   "or overwrite it with --force (force=True)")
 
-def _label_record(labels:Labels|None) -> dict[str, Any]|None:
+def _label_record(labels:Labels|None, names_of_scans:Sequence[str]) -> dict[str, Any]|None:
     "The volumes of a segmentation, in mL."
     if labels is None: return None
     names = 'made', 'carried', 'out_of_view'
     ml = {str(k): dict(zip(names, np.round(v, 6).tolist())) for k, v in (labels.ml or {}).items()}
-    return dict(space_of=labels.of, ml=ml)
+    return dict(space_of=names_of_scans[labels.of == 'mri'].lower(), ml=ml)
 
 def _numbers(r:Registration|None) -> dict[str, Any]|None:
     "A registration in plain values."
@@ -473,14 +495,15 @@ def record(
     "What was done, without names and paths."
     found, alignment = study.alignment.registration, study.alignment
     scans = alignment.ct, alignment.mri
+    names = scan_names(*scans)
     return dict(program=f'medfusion_nb {__version__}', format=2, use=RESEARCH, scans=modality_names(*scans),
                 window=study.window,
                 size=study.fused.GetSize(), spacing_mm=np.round(study.fused.GetSpacing(), 6).tolist(),
-                space_of=scan_names(*scans)[study.reference == 'mri'].lower(),
+                space_of=names[study.reference == 'mri'].lower(),
                 alignment=alignment.source, aligned_by=alignment.note,
                 transform_parameters=list(alignment.transform.GetParameters()),
                 trusted=None if found is None else found.trusted, registration=_numbers(found),
-                labels=_label_record(study.labels),
+                labels=_label_record(study.labels, names),
                 notes=study.notes, deidentified=deidentify)
 
 # %% ../nbs/06_study.ipynb #cell-040
@@ -536,11 +559,10 @@ def _transforms(alignment:Alignment) -> dict[str, sitk.Transform]: # file name -
     if alignment.source != 'headers': return {'transform.tfm': alignment.transform}
     return {} if alignment.registration is None else {'candidate.tfm': alignment.registration.transform}
 
-PICTURES = 'checkerboard.png', 'edges.png' # by which the eye judges a registration
-
 def _pictures(ct:sitk.Image, mri:sitk.Image) -> dict[str, Figure]: # file name -> figure
-    "What a registration is judged by, of two volumes on one grid."
-    return dict(zip(PICTURES, (checkerboard_figure(ct, mri), edge_overlay_figure(ct, mri))))
+    "What a registration is judged by, of two volumes on one grid; none where one of them shows no head."
+    try: return dict(zip(PICTURES, (checkerboard_figure(ct, mri), edge_overlay_figure(ct, mri))))
+    except IndexError: return {} # an empty mask of the head
 
 def _as_reference(study:Study) -> sitk.Image:
     "The fused volume on the reference's own voxels, where it lies on them."
@@ -596,12 +618,14 @@ def _write_pictures(study:Study, folder:Path, png:bool, sheet:bool, figure:bool)
 def _digest(image:sitk.Image) -> str: # 16 hexadecimal digits
     "Tells volumes apart, by their voxels and where these lie."
     place = np.round([*image.GetSize(), *image.GetSpacing(), *image.GetOrigin(), *image.GetDirection()], 4)
-    voxels = hashlib.sha256(sitk.GetArrayFromImage(image).data)
+    voxels = hashlib.sha256(sitk.GetArrayViewFromImage(image).data)
     return hashlib.sha256(place.tobytes() + voxels.digest()).hexdigest()[:16]
 
 def _refused_folder(out:Path) -> Path:
     "Where a refused registration is kept."
     return _beside(out, 'refused') if is_nifti(out) else out.with_name(f'{out.name}_refused')
+
+_KEPT = *PICTURES, 'candidate.tfm', RECORD # what stands in it
 
 def write_refused(
     alignment:Alignment, # of a refused registration
@@ -610,14 +634,19 @@ def write_refused(
     "Keep what a refused registration found; raises `OSError` where that cannot be written."
     folder, grid, t = _refused_folder(Path(out)), canonical(alignment.ct.image), alignment.transform
     check_folder(folder, force=True)
+    there = [p.name for p in folder.iterdir()] if folder.exists() else []
+    foreign = [name for name in there if name not in _KEPT and not name.startswith('.')]
+    if foreign:
+        raise FileExistsError(f"{folder} holds {foreign[0]}, which is not of a run: move it elsewhere")
     pictures = _pictures(grid, resample(alignment.mri.image, grid, t))
     said = dict(program=f'medfusion_nb {__version__}', format=2, use=RESEARCH, refused=True,
-                scans=[_digest(s.image) for s in (alignment.ct, alignment.mri)],
+                scans=modality_names(alignment.ct, alignment.mri),
+                digests=[_digest(s.image) for s in (alignment.ct, alignment.mri)],
                 registration=_numbers(alignment.registration))
     with staged(folder) as part:
         part.mkdir()
         for name, figure in pictures.items(): figure.savefig(part/name)
-        save_transform(t, part/'transform.tfm')
+        save_transform(t, part/'candidate.tfm')
         (part/RECORD).write_text(json.dumps(said, indent=1))
     return folder
 
@@ -628,11 +657,14 @@ def candidate(
 ) -> Registration|None:
     "The refused registration that was kept for these two scans; None where there is none."
     folder = _refused_folder(Path(out))
-    if not (folder/RECORD).is_file() or not (folder/'transform.tfm').is_file(): return None
-    said = json.loads((folder/RECORD).read_text())
-    if said.get('scans') != [_digest(s.image) for s in (ct, mri)]: return None
+    file, tfm = folder/RECORD, folder/'candidate.tfm'
+    if not file.is_file() or not tfm.is_file(): return None
+    try: said = json.loads(file.read_text())
+    except ValueError as e: raise ValueError(f"cannot read {file} ({e}): delete the folder {folder}") from e
+    if said.get('digests') != [_digest(s.image) for s in (ct, mri)]: return None
     numbers = {k: v for k, v in said['registration'].items() if k in Registration._fields}
-    return Registration(**numbers | dict(transform=load_transform(folder/'transform.tfm')))
+    if {*numbers} != {*Registration._fields}: return None # of another version
+    return Registration(**numbers | dict(transform=load_transform(tfm)))
 
 # %% ../nbs/06_study.ipynb #141d6fe9
 def write_studies(
@@ -650,6 +682,6 @@ def write_studies(
         for name, study in studies:
             write_study(study, folder/name, **kwargs)
             names.append(name)
-        said = dict(program=f'medfusion_nb {__version__}', format=1, use=RESEARCH, studies=len(names))
+        said = dict(program=f'medfusion_nb {__version__}', format=2, use=RESEARCH, studies=len(names))
         (folder/RECORD).write_text(json.dumps(said, indent=1))
     return [out/n for n in names]

@@ -13,6 +13,7 @@ __all__ = ['VOLUMES', 'RECORD', 'RESEARCH', 'MAX_STORED', 'Slice', 'Series', 'fi
 import gzip
 import hashlib
 import re
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -652,7 +653,8 @@ def _why_not_hu(
 ) -> str:        # '' when there is nothing to say against it
     "Why the values of a CT cannot be Hounsfield units."
     if most == low: return "all voxels are the same"
-    if low < 0: return ''
+    if low < -30: return '' # fat or air
+    if low < 0 and most < 20: return "it was normalised to a mean of 0"
     if most <= 1: return "it has been windowed to [0,1]"
     if most == 255: return "it has been windowed to 8 bits"
     if high > 1000: return "air would be near -1000; the intercept was lost, or the range rescaled"
@@ -690,9 +692,9 @@ def guess_modality(
     name:str,         # of the file
 ) -> tuple[str, str]: # CT, MR, or '' where nothing tells; what tells
     "What a volume probably is, by its values, then by the words of its name."
-    if has_air(image): return 'CT', 'its values'
     words = set(re.split('[^a-z0-9]+', name.lower()))
     ct, mr = bool(words & _CT_WORDS), bool(words & _MR_WORDS)
+    if has_air(image): return 'CT', 'its values, against its name' if mr and not ct else 'its values'
     return ('', '') if ct == mr else ('CT' if ct else 'MR', 'its name')
 
 # %% ../nbs/00b_volume.ipynb #cell-052
@@ -734,9 +736,11 @@ def _from_dicom(path:Path, modality:str|None, pick:str|None, prefer:str|None) ->
     "The chosen series; one that does not say what it is, is what it was chosen for."
     series, asked = choose_series(_siblings(path), modality, pick, path, prefer), modality or prefer
     if series.modality not in _UNSAID or not asked: return read_series(series, path)
-    scan = read_series(replace(series, modality=asked), path)
-    said = series.modality or 'nothing'
-    return scan._replace(notes=[*scan.notes, _taken(asked, f'as it was chosen: its header says {said}')])
+    scan, why, said = read_series(replace(series, modality=asked), path), 'as it was chosen', series.modality
+    if modality is None and asked == 'MR' and has_air(scan.image):
+        asked, why = 'CT', 'by its values'
+        scan = read_series(replace(series, modality=asked), path)
+    return scan._replace(notes=[*scan.notes, _taken(asked, f"{why}: its header says {said or 'nothing'}")])
 
 def _from_file(path:Path, modality:str|None, index:int|None, prefer:str|None) -> Scan:
     "The volume of a file; what it is is guessed where nobody says it."
@@ -744,7 +748,9 @@ def _from_file(path:Path, modality:str|None, index:int|None, prefer:str|None) ->
     image = _finite(image, notes)
     if modality is None:
         modality, how = guess_modality(image, path.name)
-        if not modality and prefer: modality, how = prefer, 'its place'
+        if not modality and prefer:
+            modality, how = prefer, 'its place'
+            if prefer == 'CT': how += ', though without air near -1000 HU'
         guess = f'by {how}: a guess, which --pair (modality= of read_volume) overrules'
         if modality: notes.append(_taken(modality, guess))
     return Scan(image, modality, notes, [], set(), path.name)
@@ -984,15 +990,20 @@ def body_part(
     "The part of the body that was examined."
     for s in scans:
         said = str(s.headers[0].get('BodyPartExamined') or '') if s and s.headers else ''
-        part = ' '.join(re.findall('[A-Z0-9_]+', said.upper()))[:16].strip()
+        plain = unicodedata.normalize('NFKD', said.upper()).encode('ascii', 'ignore').decode()
+        part = ' '.join(re.findall('[A-Z0-9_]+', plain))
+        if len(part) > 16: part = part[:17].rpartition(' ')[0] or part[:16] # DICOM allows no more
         if part: return part
     return ''
+
+# how the words begin that name the head, also in German, French and Spanish
+_HEAD = 'HEAD', 'BRAIN', 'SKULL', 'CRAN', 'CEREBR', 'KOPF', 'SCHAD', 'SCHAED', 'TETE', 'CABEZA'
 
 def is_head(
     part:str, # from body_part
 ) -> bool:    # False where it is not known
     "Is this part of the body the head?"
-    return bool({'HEAD', 'HEADNECK', 'BRAIN', 'SKULL'} & set(part.split()))
+    return any(word.startswith(_HEAD) for word in re.split('[ _]', part))
 
 # %% ../nbs/00b_volume.ipynb #4512f100
 def _base_header(reference:Scan, other:Scan|None, deidentify:bool) -> Dataset:
