@@ -13,7 +13,8 @@ __all__ = ['Vector', 'VOXELS_MM', 'SAMPLES', 'GRADES', 'LIMITS', 'ENDINGS', 'PLA
 # %% ../nbs/00c_register.ipynb #cell-002
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
@@ -142,6 +143,10 @@ def _one_thread() -> Iterator[None]:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try: yield
     finally: sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(n)
+
+def _each(work:Callable, items:Iterable) -> list[Any]:
+    "What `work` makes of each item, in order: several at once, each of them on one thread."
+    with _one_thread(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool: return list(pool.map(work, items))
 
 def _air(image:sitk.Image) -> float:
     "The lowest value of a volume, which is that of air."
@@ -374,7 +379,8 @@ def beside(
 # %% ../nbs/00c_register.ipynb #cb4fc16c
 def _ordered(fixed:Pyramid, moving:Pyramid, poses:list, mm:int) -> list: # transforms
     "Poses by their mutual information at one level, best first."
-    return sorted(poses, key=lambda t: -mutual_information(fixed, moving, t, mm))
+    found = _each(lambda t: mutual_information(fixed, moving, t, mm), poses)
+    return [poses[i] for i in np.argsort(-np.array(found), kind='stable')]
 
 def _different(ordered:list, points:np.ndarray, mm:float, n:int) -> list: # transforms, best first
     "The first `n` poses that are more than `mm` away from every better one."
@@ -396,12 +402,12 @@ def search(
     found = starts(fixed, moving, wide)
     for mm, n in ((8, 6 if wide else 3), (4, 3 if wide else 2)):
         found = _different(_ordered(fixed, moving, found, mm), fixed.points, mm/2, n)
-        found = [refine(fixed, moving, t, mm, seed) for t in found]
+        found = _each(lambda t: refine(fixed, moving, t, mm, seed), found)
     best = _ordered(fixed, moving, found, 4)[0]
     around = [chain(best, u) for u in beside(fixed, 6)]
-    found += [refine(fixed, moving, t, 4, seed) for t in (best, *around, rigid(center=fixed.center))]
+    found += _each(lambda t: refine(fixed, moving, t, 4, seed), (best, *around, rigid(center=fixed.center)))
     found = _different(_ordered(fixed, moving, found, 4), fixed.points, 1, 4)
-    return _ordered(fixed, moving, [refine(fixed, moving, t, 2, seed) for t in found], 2)
+    return _ordered(fixed, moving, _each(lambda t: refine(fixed, moving, t, 2, seed), found), 2)
 
 # %% ../nbs/00c_register.ipynb #cell-038
 def _points_near(fixed:Pyramid, n:int=40_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -465,8 +471,10 @@ def expected_error(
     here = move_points(t, fixed.points)
     back_there = move_points(inverse(t), moving.points)
     if min(in_view(moving.images[2], here), in_view(fixed.images[2], back_there)) < .05: return 99., 99.
-    back = refine(moving, fixed, inverse(t), 2, seed + 2)
-    alone = [refine(fixed, moving, t, 2, seed + 3, near) for near in _blocks(fixed.near[2])]
+    def again(near): # None: backwards
+        if near is None: return refine(moving, fixed, inverse(t), 2, seed + 2)
+        return refine(fixed, moving, t, 2, seed + 3, near)
+    back, *alone = _each(again, (None, *_blocks(fixed.near[2])))
     return (rms_distance(move_points(back, here), fixed.points),
             max(rms_distance(move_points(u, fixed.points), here) for u in alone))
 
@@ -496,7 +504,7 @@ def mirror(
     found = [chain(mirrored_pose(e), u) for e in np.eye(3) for u in around]
     for mm, n in zip(VOXELS_MM, (3, 2, 1)):
         found = _different(_ordered(fixed, other, found, mm), fixed.points, mm/2, n)
-        found = [refine(fixed, other, u, mm, seed) for u in found]
+        found = _each(lambda u: refine(fixed, other, u, mm, seed), found)
     return mutual_information(fixed, other, found[0])/max(mutual_information(fixed, moving, t), 1e-9)
 
 def overlap(

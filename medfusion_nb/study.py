@@ -560,9 +560,8 @@ def _transforms(alignment:Alignment) -> dict[str, sitk.Transform]: # file name -
     return {} if alignment.registration is None else {'candidate.tfm': alignment.registration.transform}
 
 def _pictures(ct:sitk.Image, mri:sitk.Image) -> dict[str, Figure]: # file name -> figure
-    "What a registration is judged by, of two volumes on one grid; none where one of them shows no head."
-    try: return dict(zip(PICTURES, (checkerboard_figure(ct, mri), edge_overlay_figure(ct, mri))))
-    except IndexError: return {} # an empty mask of the head
+    "What a registration is judged by, of two volumes on one grid."
+    return dict(zip(PICTURES, (checkerboard_figure(ct, mri), edge_overlay_figure(ct, mri))))
 
 def _as_reference(study:Study) -> sitk.Image:
     "The fused volume on the reference's own voxels, where it lies on them."
