@@ -557,9 +557,9 @@ class Registration(NamedTuple):
 GRADES = {'trusted': .73, 'look at it': .3} # lowest score of each; below, a registration is refused
 LIMITS = dict(overlap=.5, mirror=.95)      # less overlap, or a mirror image that fits better, is refused
 # logistic regression over labelled registrations, see below
-_WEIGHTS = dict(weakest_half=9.7, mirror=-12., log_error=-2.2)
-_INTERCEPT = 9.6
-_USUAL = dict(weakest_half=.27, mirror=.76, log_error=-.73) # median of right registrations
+_WEIGHTS = dict(weakest_half=10., mirror=-11.8, log_error=-2.26)
+_INTERCEPT = 9.5
+_USUAL = dict(weakest_half=.27, mirror=.78, log_error=-.73) # median of right registrations
 
 def _evidence(weakest_half:float, mirror:float, error_mm:float) -> dict[str, float]:
     "What each check adds to the log odds that a registration is right."
