@@ -396,7 +396,7 @@ def search(
     fixed:Pyramid,
     moving:Pyramid,
     seed:int=0,       # of the random samples
-    wide:bool=False,  # see `starts`
+    wide:bool=False,  # any orientation, and a slab anywhere in the head?
 ) -> list[sitk.Euler3DTransform]: # poses at 2 mm, best first
     "Score all starts, refine the best, and look around the best of these."
     found = starts(fixed, moving, wide)
