@@ -462,10 +462,11 @@ def medfusion_fuse(
     grid:Annotated[str, _Volume]='ct',
     # register the second scan to the first; auto: where the headers do not align the heads
     register:Annotated[str, Option(group='volumes', choices=('auto', 'always', 'never'))]='auto',
-    # apply this transform file, do not register: ITK, 3D Slicer (.tfm, .txt, .h5), ANTs (.mat), CT point to MRI
-    # point; or a FLIRT matrix of the two NIfTI files (-in MRI -ref CT)
+    # apply this transform file, do not register: ITK, 3D Slicer (.tfm, .txt, .h5), ANTs (.mat), CT point to
+    # MRI point; or a FLIRT matrix of the two NIfTI files (-in MRI -ref CT)
     transform:Annotated[str|None, _Volume]=None,
-    # carry this segmentation along: .nii, .nii.gz, .nrrd or .mha of whole numbers on the voxels of one of the two
+    # carry this segmentation along: .nii, .nii.gz, .nrrd or .mha of whole numbers on the voxels of one of
+    # the two
     labels:Annotated[str|None, _Volume]=None,
     untrusted:Annotated[bool, _Volume]=False,     # go on with a registration that is refused
     any_patient:Annotated[bool, _Volume]=False,   # fuse scans whose headers name different patients

@@ -146,7 +146,8 @@ def _one_thread() -> Iterator[None]:
 
 def _each(work:Callable, items:Iterable) -> list[Any]:
     "What `work` makes of each item, in order: several at once, each of them on one thread."
-    with _one_thread(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool: return list(pool.map(work, items))
+    with _one_thread(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(work, items))
 
 def _air(image:sitk.Image) -> float:
     "The lowest value of a volume, which is that of air."
@@ -271,13 +272,20 @@ def pyramid(
     return Pyramid(grey, heads, near, points, points.mean(0), middle(image))
 
 # %% ../nbs/00c_register.ipynb #cell-025
+def _index(image:sitk.Image, points:np.ndarray) -> np.ndarray: # (n,3) along x, y and z
+    "Where points, mm, lie among the voxels of a volume."
+    return (points - image.GetOrigin()) @ np.reshape(image.GetDirection(), (3, 3))/image.GetSpacing()
+
+def _inside(image:sitk.Image, index:np.ndarray) -> np.ndarray: # (n,) bool
+    "Which of them lie in its field of view."
+    return np.all((index >= -.5) & (index <= np.array(image.GetSize()) - .5), axis=1)
+
 def in_view(
     image:sitk.Image,   # volume
     points:np.ndarray,  # (n,3) mm
 ) -> float:             # 0 to 1
     "Fraction of points inside the field of view of a volume."
-    at = (points - image.GetOrigin()) @ np.reshape(image.GetDirection(), (3, 3))/image.GetSpacing()
-    return float(((at >= -.5) & (at <= np.array(image.GetSize()) - .5)).all(1).mean())
+    return float(_inside(image, _index(image, points)).mean())
 
 # %% ../nbs/00c_register.ipynb #d87e6f15
 def _method(mask:sitk.Image, samples:int|None=None, seed:int=0) -> sitk.ImageRegistrationMethod:
@@ -422,10 +430,9 @@ def _points_near(fixed:Pyramid, n:int=40_000) -> tuple[np.ndarray, np.ndarray, n
 
 def _grey_at(image:sitk.Image, points:np.ndarray) -> np.ndarray: # (n,), NaN out of view
     "Linear interpolation at points, mm."
-    at = (points - image.GetOrigin()) @ np.reshape(image.GetDirection(), (3, 3))/image.GetSpacing()
-    seen = ((at >= -.5) & (at <= np.array(image.GetSize()) - .5)).all(1)
+    at = _index(image, points)
     grey = map_coordinates(sitk.GetArrayViewFromImage(image), at.T[::-1], order=1, mode='nearest')
-    return np.where(seen, grey, np.nan)
+    return np.where(_inside(image, at), grey, np.nan)
 
 def _histogram_information(a:np.ndarray, b:np.ndarray, bins:int=16) -> float: # nats, times the part in view
     "Mutual information of grey values in [0,1] by a plain joint histogram."
@@ -614,8 +621,8 @@ def register(
         for again in (False, True): # the second search is wide, with the shading taken off an MRI
             try: f, m = pyramid(fixed, 'fixed', again), pyramid(moving, 'moving', again)
             except (ValueError, RuntimeError):
-                if not again: raise     # the second time: no head without its shading, or a slab too thin for N4
-                break
+                if not again: raise
+                break # no head without its shading, or a slab too thin for N4
             t = refine(f, m, search(f, m, seed, again)[0], 2, seed, samples=60_000)
             tries.append(judge(f, m, t, seed))
             bar.update()

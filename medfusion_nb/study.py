@@ -110,7 +110,7 @@ class Alignment(NamedTuple):
     mri:Scan                       # the second
     transform:sitk.Transform       # physical point of the CT -> point of the MRI
     source:str                     # 'headers', 'file' or 'registration'
-    registration:Registration|None # None for the others
+    registration:Registration|None # the one that was used, or that the headers were compared with
     note:str                       # in words
 
 # %% ../nbs/06_study.ipynb #527a65ce
@@ -365,7 +365,8 @@ def _label_doubts(ml:dict[int, tuple[float, float, float]], voxel:float) -> list
     doubts = []
     for k, (made, carried, unseen) in ml.items():
         changed, cut = abs(carried - made) > max(.05*made, 3*voxel), unseen > 3*voxel
-        said = f'label {k} {made:.2f} -> {carried:.2f} mL' if carried else f'label {k} is lost ({made:.2f} mL)'
+        said = f'label {k} {made:.2f} -> {carried:.2f} mL'
+        if not carried: said = f'label {k} is lost ({made:.2f} mL)'
         if cut: said += f', {unseen:.2f} mL of it out of view'
         if changed or cut or carried == 0: doubts.append(said)
     return doubts
@@ -488,6 +489,10 @@ def _numbers(r:Registration|None) -> dict[str, Any]|None:
     t = r.transform
     return r._asdict() | dict(trusted=r.trusted, transform=[*t.GetParameters(), *t.GetCenter()])
 
+def _signed(**said:Any) -> dict[str, Any]:
+    "What every record begins with, and what it says."
+    return dict(program=f'medfusion_nb {__version__}', format=2, use=RESEARCH) | said
+
 def record(
     study:Study,
     deidentify:bool, # was the DICOM series written without names?
@@ -496,15 +501,14 @@ def record(
     found, alignment = study.alignment.registration, study.alignment
     scans = alignment.ct, alignment.mri
     names = scan_names(*scans)
-    return dict(program=f'medfusion_nb {__version__}', format=2, use=RESEARCH, scans=modality_names(*scans),
-                window=study.window,
-                size=study.fused.GetSize(), spacing_mm=np.round(study.fused.GetSpacing(), 6).tolist(),
-                space_of=names[study.reference == 'mri'].lower(),
-                alignment=alignment.source, aligned_by=alignment.note,
-                transform_parameters=list(alignment.transform.GetParameters()),
-                trusted=None if found is None else found.trusted, registration=_numbers(found),
-                labels=_label_record(study.labels, names),
-                notes=study.notes, deidentified=deidentify)
+    return _signed(scans=modality_names(*scans), window=study.window,
+                   size=study.fused.GetSize(), spacing_mm=np.round(study.fused.GetSpacing(), 6).tolist(),
+                   space_of=names[study.reference == 'mri'].lower(),
+                   alignment=alignment.source, aligned_by=alignment.note,
+                   transform_parameters=list(alignment.transform.GetParameters()),
+                   trusted=None if found is None else found.trusted, registration=_numbers(found),
+                   labels=_label_record(study.labels, names),
+                   notes=study.notes, deidentified=deidentify)
 
 # %% ../nbs/06_study.ipynb #cell-040
 def fused_slices(study:Study) -> np.ndarray: # (n,H,W)
@@ -638,10 +642,9 @@ def write_refused(
     if foreign:
         raise FileExistsError(f"{folder} holds {foreign[0]}, which is not of a run: move it elsewhere")
     pictures = _pictures(grid, resample(alignment.mri.image, grid, t))
-    said = dict(program=f'medfusion_nb {__version__}', format=2, use=RESEARCH, refused=True,
-                scans=modality_names(alignment.ct, alignment.mri),
-                digests=[_digest(s.image) for s in (alignment.ct, alignment.mri)],
-                registration=_numbers(alignment.registration))
+    scans = alignment.ct, alignment.mri
+    said = _signed(refused=True, scans=modality_names(*scans), digests=[_digest(s.image) for s in scans],
+                   registration=_numbers(alignment.registration))
     with staged(folder) as part:
         part.mkdir()
         for name, figure in pictures.items(): figure.savefig(part/name)
@@ -681,6 +684,5 @@ def write_studies(
         for name, study in studies:
             write_study(study, folder/name, **kwargs)
             names.append(name)
-        said = dict(program=f'medfusion_nb {__version__}', format=2, use=RESEARCH, studies=len(names))
-        (folder/RECORD).write_text(json.dumps(said, indent=1))
+        (folder/RECORD).write_text(json.dumps(_signed(studies=len(names)), indent=1))
     return [out/n for n in names]
