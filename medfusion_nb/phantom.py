@@ -55,8 +55,11 @@ def _rod(at, p, q, rp, rq): # coordinates, mm: two or three arrays
 def _ball(at, center, radii, power=2.):
     "Signed distance (mm, approximate) to an ellipse or an ellipsoid, boxy for a power above 2."
     r = np.broadcast_to(radii, len(at)).tolist()
-    def part(x, a, s): return ((x - a)/s)**2 if power == 2 else np.abs((x - a)/s)**power
-    return (sum(part(x, a, s) for x, a, s in zip(at, center, r))**(1/power) - 1)*min(r)
+    if power == 2: out = np.sqrt(sum(((x - a)/s)**2 for x, a, s in zip(at, center, r)))
+    else:
+        parts = (_exact(np.power, np.abs((x - a)/s), power) for x, a, s in zip(at, center, r))
+        out = _exact(np.power, sum(parts), 1/power)
+    return (out - 1)*min(r)
 
 def _turned(x, y, center, degrees):
     "Coordinates about a centre, on axes turned by `degrees`."
@@ -117,8 +120,8 @@ def _outline(size, spacing, seed):
     egg = _exact(np.power, np.abs(x/wide), 2.2) + _exact(np.power, np.abs(y/93), 2.2)
     egg = _exact(np.power, egg, 1/2.2)
     depth = _distance(1 - egg, g.h)
-    rows, cols = (np.flatnonzero((depth > 0).any(axis)) for axis in (1, 0))
-    g.cut = tuple(slice(max(at[0]//4*4 - 4, 0), at[-1] + 4) for at in (rows, cols))
+    rows, cols = ([n//2, *np.flatnonzero((depth > 0).any(axis))] for axis in (1, 0))
+    g.cut = tuple(slice(max(min(at)//4*4 - 4, 0), max(at) + 4) for at in (rows, cols))
     x, y, g.depth = x[g.cut], y[g.cut], depth[g.cut] # the air around it need not be drawn
     g.arc = 70*_exact(np.arctan2, x, y) # mm along the circumference, 0 at the back of the head
     g.x = x + .8*_noise(rng, 22)(x, y) # the brain is less regular than the skull
@@ -351,7 +354,7 @@ def _outline3(seed, h):
     sx, sy, sz, lean = rng.uniform([.96, .96, .97, -.03], [1.03, 1.03, 1.02, .03]).tolist()
     bend = 1.3*_noise3(g, rng, 90)
     g.x, g.y, g.z = (x - lean*z)/sx + bend, y/sy - .7*bend, z/sz + bend
-    wide = 74*(1 + .06*np.tanh((g.y - 5)/45))
+    wide = 74*(1 + .06*_exact(np.tanh, (g.y - 5)/45))
     g.cranium = -_ball((g.x*(74/wide), g.y, g.z), (0, 0, -6), (74, 93, 82), 2.2)
     face = _ball((g.x, g.y, g.z), (0, -48, -70), (56, 50, 66), 2.4)
     neck = np.hypot(g.x, g.y - 12 + .1*(g.z + 55)) - 57 + np.clip(g.z + 55, 0, None)
@@ -433,7 +436,7 @@ def _hindbrain3(g):
     x, y, z, e = g.x, g.y, g.z, g.e
     tent = z + 24 + .25*(y - 40) + roughness[g.cut]                  # height above the tentorium
     below, r = (tent < 0) & (y > 6) & (e > 0), np.hypot(y - 34, z + 46) + .3*np.abs(x)
-    leaf = np.sin(r*(2*np.pi/6) + rough[g.cut])
+    leaf = _exact(np.sin, r*(2*np.pi/6) + rough[g.cut])
     fluid = (e < gap) | ((leaf > .9) & (r > 12))
     g.lab[below] = np.select([fluid, r > 20], [_LABEL['csf'], _LABEL['grey']], _LABEL['white'])[below]
     g.lab[(np.abs(tent) < 1) & (y > 12) & (e > 0) & (np.hypot(x, y - 12) > 18)] = _LABEL['dura']
