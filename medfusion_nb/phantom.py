@@ -43,7 +43,7 @@ def _brain(lab:np.ndarray) -> np.ndarray:
 
 # %% ../nbs/00a_phantom.ipynb #6dc77d78
 def _exact(f, *x): # float32
-    "A function in double precision: in single, `sin` and its like round otherwise from one processor to another."
+    "A function in double precision: in single, processors round `sin` and its like differently."
     return f(*x, dtype=float).astype(np.float32)
 
 def _rod(at, p, q, rp, rq): # coordinates, mm: two or three arrays
@@ -77,7 +77,7 @@ def _distance(f, h):
     return f/np.maximum(slope, 1e-3)
 
 # %% ../nbs/00a_phantom.ipynb #cell-044
-_CUBIC = np.array([[0, 4, 0, 0], [-3, 0, 3, 0], [6, -9, 6, -3], [-3, 5, -5, 3]])/4 # power of the offset, neighbour
+_CUBIC = np.array([[0, 4, 0, 0], [-3, 0, 3, 0], [6, -9, 6, -3], [-3, 5, -5, 3]])/4 # power, neighbour
 
 def _noise(
     rng:np.random.Generator, # source of randomness
