@@ -196,7 +196,7 @@ def first_device(
 
 # %% ../nbs/04_evaluate.ipynb #7c100eac
 def load_networks(
-    weights:str|None=None,  # full, compact, .pth file, folder or hub repository; None: both of the package
+    weights:str|None=None,  # full, compact, .pth file, folder or hub:OWNER/NAME; None: both of the package
 ) -> dict[str, PairNet]: # name -> network, on a GPU where there is one
     "The networks to score, their batch norm folded: `full` and `compact`, or the one asked for as `network`."
     named = dict(full='full', compact='compact') if weights is None else dict(network=weights)
@@ -1075,7 +1075,7 @@ def medfusion_evaluate(
     out:str='runs/evaluate', # folder for tables and figures
     # pairs to score, by patient
     split:Annotated[str, Option(choices=('valid', 'train', 'test', 'all'))]='valid',
-    weights:str|None=None, # full, compact, .pth file, folder or hub repository (default: both of the package)
+    weights:str|None=None, # full, compact, .pth file, folder or hub:OWNER/NAME (default: both of the package)
     # fused images of another method, named as the pairs, as NAME=FOLDER; may be repeated
     method:Annotated[list[str]|None, Option(repeat=True)]=None,
     # folder to write the pairs to, as they are and with findings, for another program
@@ -1106,7 +1106,8 @@ def medfusion_evaluate(
     measured = result.findings is not None and len(result.findings)
     names = 'detailed_metrics.csv, summary_statistics.json, figures'
     print(f"\nwrote {out}: {'findings.csv, ' if measured else ''}{names}")
-    return dict(out=out, pairs=len(ds), summary=summary(*result))
+    return dict(out=out, pairs=len(ds), networks={k: n.source for k, n in networks.items()},
+                summary=summary(*result))
 
 # %% ../nbs/04_evaluate.ipynb #89ea222d
 def shipped_dataset() -> Any: # dataset with items (a, b, name)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from inspect import signature
 from os.path import abspath
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any, NamedTuple, get_args
 
 import numpy as np
@@ -28,17 +29,18 @@ from .study import (Alignment, Engine, Refused, align, candidate, carry_labels, 
 
 # %% ../nbs/07_fuse.ipynb #cell-010
 def which_network(
-    weights:Path|str|None=None, # what was asked for, see load_engine
+    weights:Path|str|None=None, # what was asked for, see load_engine; of the hub it is fetched
     device:str|None=None,       # 'cpu', 'cuda', 'cuda:1'; None: a GPU where there is one
     attention:bool=False,       # are the attention maps wanted? The compact network has none
-) -> str:                       # the weights to load
+) -> str:                       # the weights to load, of the hub with their commit
     "The network that fuses by default: the compact one on a CPU, the full one on a GPU and for attention."
-    if weights is not None: return str(weights)
-    from medfusion_nb.model import pick_device
+    from medfusion_nb.model import fetch_hub, pick_device
+    name = None if weights is None else str(weights)
+    if name is not None: return fetch_hub(name)[1] if name.startswith('hub:') else name
     return 'full' if attention or pick_device(device).type == 'cuda' else 'compact'
 
 def load_engine(
-    # 'full' or 'compact', in the package; .pth file, folder, OWNER/NAME on the hub; None: see which_network
+    # 'full' or 'compact', in the package; .pth file, folder, hub:OWNER/NAME; None: see which_network
     weights:Path|str|None=None,
     device:str|None=None,       # 'cpu', 'cuda', 'cuda:1'; None: a GPU where there is one
     bf16:bool=False,            # compute in bfloat16, where the processor has it?
@@ -47,8 +49,14 @@ def load_engine(
     from medfusion_nb.model import TorchEngine, load_network
     return TorchEngine(load_network(which_network(weights, device)), device, bf16)
 
+_FIRST = Lock() # several threads may ask for the first fusion at once
+
 @lru_cache(maxsize=1)
-def _own_engine() -> Engine: return load_engine()
+def _loaded_once() -> Engine: return load_engine()
+
+def _own_engine() -> Engine:
+    "The engine of the package's weights, loaded by the first who asks."
+    with _FIRST: return _loaded_once()
 
 # %% ../nbs/07_fuse.ipynb #cell-013
 PAIRS = {'ct-mri': ('CT', 'MRI'), 'mri-mri': ('MRI', 'MRI'), 'ct-ct': ('CT', 'CT'), 'pet-mri': ('PET', 'MRI'),
@@ -437,7 +445,7 @@ def medfusion_fuse(
     out:str|None=None,
     figure:bool=False,    # write CT, MRI and fused image side by side as well; of volumes three planes
     force:bool=False,     # overwrite existing files
-    # full or compact, the two networks in the package; a .pth file, a folder, or OWNER/NAME on the
+    # full or compact, the two networks in the package; a .pth file, a folder, or hub:OWNER/NAME on the
     # Hugging Face hub (default: compact on a CPU, full on a GPU and for --attention)
     weights:str|None=None,
     device:str|None=None, # cpu, cuda or cuda:NUMBER (default: a GPU where there is one)

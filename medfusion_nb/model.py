@@ -7,33 +7,36 @@ __all__ = ['BACKBONES', 'GREY_MEAN', 'GREY_STD', 'CHECKPOINTS', 'FORMAT', 'WEIGH
            'grey_kernel', 'Encoder', 'ChannelAttention', 'SpatialAttention', 'conv_block', 'FeatureFusion', 'UpBlock',
            'source_bounds', 'Bound', 'pixels', 'blend_layer', 'blend', 'DetailHead', 'PairNet', 'FusionNet',
            'emulates_bf16', 'use_bf16', 'Residual', 'CompactNet', 'save_checkpoint', 'read_checkpoint', 'build_network',
-           'load_checkpoint', 'quantize', 'dequantize', 'save_shipped', 'shipped_file', 'load_shipped', 'load_network',
-           'attention_maps', 'overlay', 'attention_figure', 'fold_batch_norm', 'fuse_batch', 'pick_device',
-           'TorchEngine']
+           'check_state', 'load_checkpoint', 'quantize', 'dequantize', 'save_shipped', 'shipped_file', 'load_shipped',
+           'fetch_hub', 'load_network', 'attention_maps', 'overlay', 'attention_figure', 'fold_batch_norm',
+           'fuse_batch', 'pick_device', 'TorchEngine']
 
 # %% ../nbs/01_model.ipynb #cell-003
 import hashlib
 import json
 import re
 import warnings
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
+from reprlib import repr as brief
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch_to
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .core import show_images, staged
+from .core import log, show_images, staged
 from .data import BT601, WINDOWS
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
@@ -79,7 +82,9 @@ def imagenet_state(
     if source is not True:
         if not Path(source).is_file():
             raise FileNotFoundError(f'{source}: no such file of {backbone} weights')
-        return torch.load(source, map_location='cpu', weights_only=True)
+        try: return torch.load(source, map_location='cpu', weights_only=True)
+        except Exception as e:
+            raise ValueError(f'{source}: no weights that can be read safely ({type(e).__name__})') from e
     from torchvision import models
     weights = getattr(models, BACKBONES[backbone]).IMAGENET1K_V1
     try: return weights.get_state_dict(progress=False, check_hash=True, map_location='cpu', weights_only=True)
@@ -114,7 +119,10 @@ class Encoder(nn.Module):
         state = imagenet_state(backbone, imagenet)
         net = getattr(models, backbone)(weights=None)
         if state is not None:
-            net.load_state_dict(state)
+            try: net.load_state_dict(state)
+            except (RuntimeError, TypeError, AttributeError) as e:
+                why = ' '.join(str(e).split())[:150]
+                raise ValueError(f'{imagenet}: these are not the weights of a {backbone} ({why} ...)') from e
             # the mean of ImageNet is left in the image: the first batch norm expects it
             net.bn1.running_mean += net.conv1.weight.detach().sum((1, 2, 3))*GREY_MEAN/GREY_STD
         if channels == 1:
@@ -352,6 +360,7 @@ class PairNet(nn.Module):
     multiple = 32          # pixels: what height and width are padded to a multiple of
     shipped = ''           # folder of the class's weights, below that of the package's
     config:dict[str, Any]  # what builds the same network again, see `build_network`
+    source = ''            # where its weights are from, see `load_network`
 
     def forward(self,
         ct:Tensor,            # (B,1,H,W) CT, or (B,3,H,W) visible in phase 1, in [0,1]
@@ -552,46 +561,149 @@ def _check_version(
 ) -> None:
     "Raises `ValueError` for a file of a later format."
     found = content.get('format', 1)
+    if not isinstance(found, int): raise ValueError(f'{path}: format {brief(found)}, expected a number')
     if found > FORMAT:
         raise ValueError(f'{path}: format {found}, this medfusion_nb reads up to {FORMAT}; '
                          'install a newer one')
 
 # %% ../nbs/01_model.ipynb #cell-055
+def _check_archive(path:Path) -> None:
+    "Raises `ValueError` unless the file is a whole archive of `torch.save`, nothing in it compressed."
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        stored = not any(e.compress_type for e in entries)
+        if not stored or sum(e.file_size for e in entries) > path.stat().st_size:
+            raise ValueError('torch.save compresses nothing')
+        damaged = archive.testzip()
+        if damaged: raise ValueError(f'the checksum of {damaged} differs')
+
 def read_checkpoint(
     path:Path|str,   # .pth file
 ) -> dict[str, Any]: # tensors on the CPU
     "What a checkpoint holds; raises `FileNotFoundError` or `ValueError` naming the file and what is wrong."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such checkpoint')
-    try: content = torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        _check_archive(Path(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # of odd files, which are refused in one line
+            content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:
-        raise ValueError(f'{path}: not a checkpoint that can be read safely ({type(e).__name__}); '
+        why = f': {e}' if type(e) is ValueError else ''
+        raise ValueError(f'{path}: not a checkpoint that can be read safely ({type(e).__name__}{why}); '
                          'write it with save_checkpoint') from e
-    if not isinstance(content, dict) or 'model_state_dict' not in content:
-        raise ValueError(f'{path}: no key model_state_dict in it')
+    if not isinstance(content, dict) or not isinstance(content.get('model_state_dict'), dict):
+        raise ValueError(f'{path}: no key model_state_dict with tensors in it')
     _check_version(content, path)
     return content
+
+# %% ../nbs/01_model.ipynb #6cc3eafc
+def _whole(low:int, high:int, many:int=0) -> tuple[str, Callable[[Any], bool]]:
+    "What is expected of a number of channels or blocks, or of a list of `many`, and the test of it."
+    def fits(v): return isinstance(v, int) and not isinstance(v, bool) and low <= v <= high
+    if not many: return f'a whole number from {low} to {high}', fits
+    def all_fit(v): return isinstance(v, Sequence) and len(v) == many and all(map(fits, v))
+    return f'{many} whole numbers from {low} to {high}', all_fit
+
+def _one_of(names:Sequence[Any]) -> tuple[str, Callable[[Any], bool]]:
+    "One of several values, and the test of it."
+    return 'one of ' + ', '.join(map(str, names)), lambda v: any(type(v) is type(n) and v == n for n in names)
+
+def _is_window(v:Any) -> bool:
+    "Is it a centre and a positive width?"
+    numbers = isinstance(v, Sequence) and all(type(x) in (int, float) and abs(x) < 1e6 for x in v)
+    return numbers and len(v) == 2 and v[1] > 0
+
+_WINDOW = 'a centre and a positive width in HU', _is_window
+_EXPECTED = dict( # network -> key of its configuration -> what is expected, and the test of it
+    full=dict(backbone=_one_of(list(BACKBONES)), mri_init=_one_of(['mean', 'sum']),
+              detail=_one_of([True, False]), width=_whole(1, 1024), window=_WINDOW),
+    compact=dict(width=_whole(1, 1024, 3), depth=_whole(0, 16, 3), fine=_whole(1, 1024), window=_WINDOW))
 
 def build_network(
     config:dict[str, Any], # a network's `config`; its key `network` is 'full' (also if missing) or 'compact'
     imagenet:bool|Path|str=False, # start of the full network's encoders, see FusionNet
 ) -> PairNet:
-    "FusionNet or CompactNet of a configuration; raises `ValueError` for another name."
+    "FusionNet or CompactNet of a configuration; raises `ValueError` naming what no network has."
+    if not isinstance(config, dict):
+        raise ValueError(f'configuration {brief(config)}: expected names and values')
     config = dict(config)
     kind = config.pop('network', 'full')
-    if kind not in ('full', 'compact'): raise ValueError(f"network {kind!r}: choose 'full' or 'compact'")
+    if kind not in ('full', 'compact'): raise ValueError(f"network {brief(kind)}: choose 'full' or 'compact'")
+    for key, value in config.items():
+        what, fits = _EXPECTED[kind].get(key, ('no such key', lambda v: False))
+        if not fits(value):
+            raise ValueError(f'configuration: {brief(key)} is {brief(value)}, expected {what}')
     return CompactNet(**config) if kind == 'compact' else FusionNet(**config, imagenet=imagenet)
+
+# %% ../nbs/01_model.ipynb #a6cccd79
+_FLOATS = torch.float32, torch.float64, torch.float16, torch.bfloat16
+
+def _blank(config:dict[str, Any], path:Path|str) -> PairNet: # on the meta device
+    "Names and shapes of a network, no numbers; raises `ValueError` naming the file of the configuration."
+    try:
+        with torch.device('meta'): return build_network(config)
+    except ValueError as e: raise ValueError(f'{path}: {e}') from e
+
+def _check_shapes(
+    model:PairNet,                     # the network
+    found:Mapping[str, Sequence[int]], # name -> shape
+    path:Path|str,                     # named in the message
+) -> None:
+    "Raises `ValueError` with one line for weights of another network."
+    expected = model.state_dict()
+    missing, unknown = [k for k in expected if k not in found], [k for k in found if k not in expected]
+    other = [k for k in expected if k in found and expected[k].shape != torch.Size(found[k])]
+    said = []
+    if missing: said.append(f'{len(missing)} of {len(expected)} tensors are missing, the first {missing[0]}')
+    if unknown: said.append(f'{len(unknown)} belong to no such network, the first {brief(unknown[0])}')
+    if other:
+        k = other[0]
+        shapes = ' x '.join(map(str, found[k])), ' x '.join(map(str, expected[k].shape))
+        said.append(f'{len(other)} have another shape, the first {k}, {shapes[0]} instead of {shapes[1]}')
+    if said:
+        raise ValueError(f"{path}: the weights are not of the network of its configuration: "
+                         f"{'; '.join(said)}. Name a file that save_checkpoint or save_pretrained wrote")
+
+def _check_numbers(
+    state:Mapping[str, Tensor], # of the right names and shapes
+    path:Path|str,              # named in the message
+) -> None:
+    "Raises `ValueError` for tensors that hold no numbers, or such that no network has."
+    for k, v in state.items():
+        dtypes = (torch.int64,) if k.endswith('num_batches_tracked') else _FLOATS
+        if v.dtype not in dtypes or v.layout != torch.strided or v.device.type != 'cpu':
+            raise ValueError(f'{path}: {k} is a tensor of another kind ({v.dtype}, {v.layout}, {v.device})')
+        if not v.float().isfinite().all():
+            raise ValueError(f'{path}: {k} has values that are not finite (NaN or inf)')
+        if k.endswith('running_var') and v.min() < 0: raise ValueError(f'{path}: {k} has negative variances')
+
+def check_state(
+    model:PairNet,        # it is not changed
+    state:dict[str, Any], # weights for it
+    path:Path|str,        # where they are from
+) -> None:
+    "Raises `ValueError` with one line that names the file where the weights do not fit the network."
+    odd = next((k for k, v in state.items() if not isinstance(v, Tensor)), None)
+    if odd is not None: raise ValueError(f'{path}: {brief(odd)} is no tensor')
+    _check_shapes(model, {k: v.shape for k, v in state.items()}, path)
+    _check_numbers(state, path)
+
+def _filled(
+    blank:PairNet,        # of `_blank`
+    state:dict[str, Any], # its weights
+    path:Path|str,        # where they are from
+) -> PairNet:             # the same, in eval mode
+    "The network with these weights; raises `ValueError` naming the file and what does not fit."
+    check_state(blank, state, path)
+    blank.to_empty(device='cpu').load_state_dict(state) # nothing was drawn at random first
+    return blank.eval()
 
 def load_checkpoint(
     path:Path|str, # .pth file with the key model_state_dict
 ) -> PairNet:      # in eval mode
     "The network of a checkpoint; raises `FileNotFoundError` or `ValueError` naming what is wrong with it."
     content = read_checkpoint(path)
-    model = build_network(content.get('config', {}))
-    try: model.load_state_dict(content['model_state_dict'])
-    except RuntimeError as e:
-        why = str(e)[:200]
-        raise ValueError(f'{path}: the weights are of another network than {model.config}: {why}') from e
-    return model.eval()
+    return _filled(_blank(content.get('config', {}), path), content['model_state_dict'], path)
 
 # %% ../nbs/01_model.ipynb #cell-060
 def _column(
@@ -627,7 +739,7 @@ WEIGHTS = Path(str(files('medfusion_nb')))/'weights'
 
 def _sha256(path:Path) -> str: # of a file, in hexadecimal digits
     "Its checksum."
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open('rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 def save_shipped(
     model:PairNet,   # either network
@@ -651,73 +763,122 @@ def shipped_file(
     "The file of weights in a folder."
     return next(Path(folder).glob('model.*.safetensors'), Path(folder)/'model.int8.safetensors')
 
+def _read_config(path:Path) -> dict[str, Any]:
+    "A config.json; raises `FileNotFoundError` or `ValueError` naming it."
+    if not path.is_file(): raise FileNotFoundError(f'{path}: missing')
+    try:
+        if path.stat().st_size > 10e6: raise ValueError('larger than any configuration')
+        content = json.loads(path.read_text('utf-8'))
+        if not isinstance(content, dict): raise ValueError('no names and values')
+    except (ValueError, RecursionError) as e: raise ValueError(f'{path}: damaged ({e})') from e
+    _check_version(content, path)
+    return content
+
+def _from_safetensors(
+    file:Path,             # .safetensors, perhaps quantised
+    config:dict[str, Any], # of the network
+) -> PairNet:              # in eval mode
+    "The network of a file; raises `ValueError` before anything is read that the network has no place for."
+    blank = _blank(config, file)
+    try:
+        with safe_open(file, 'pt') as f: shapes = {k: f.get_slice(k).get_shape() for k in f.keys()}
+        _check_shapes(blank, {k: s for k, s in shapes.items() if not k.endswith(':scale')}, file)
+        return _filled(blank, dequantize(load_file(file)), file)
+    except (SafetensorError, RuntimeError) as e: raise ValueError(f'{file}: damaged ({str(e)[:200]})') from e
+
 def load_shipped(
     folder:Path|str=WEIGHTS, # that save_shipped wrote
 ) -> PairNet:                # in eval mode
     "The network of shipped weights; raises `FileNotFoundError` or `ValueError` naming a damaged file."
     folder = Path(folder)
-    file, config = shipped_file(folder), folder/'config.json'
-    for f in (file, config):
-        if not f.is_file():
-            raise FileNotFoundError(f'{f}: missing; install medfusion_nb again, or name weights of your own')
-    try: info = json.loads(config.read_text())
-    except ValueError as e: raise ValueError(f'{config}: damaged ({e}); install medfusion_nb again') from e
-    _check_version(info, config)
-    if _sha256(file) != info['sha256']:
+    file = shipped_file(folder)
+    if not file.is_file():
+        raise FileNotFoundError(f'{file}: missing; install medfusion_nb again, or name weights of your own')
+    info = _read_config(folder/'config.json')
+    if _sha256(file) != info.get('sha256'):
         raise ValueError(f'{file}: SHA-256 differs from config.json, the file is damaged; install again')
-    model = build_network(info['network'])
-    model.load_state_dict(dequantize(load_file(file)))
-    return model.eval()
+    return _from_safetensors(file, info.get('network', {}))
 
 # %% ../nbs/01_model.ipynb #cell-065
+_HUB = re.compile(r'hub:(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?')
+
+def fetch_hub(
+    name:str,         # hub:OWNER/NAME or hub:OWNER/NAME@REVISION; a revision is a branch, a tag or a commit
+    **kwargs:Any,     # passed on to hf_hub_download: token, cache_dir, local_files_only
+) -> tuple[Path, str]: # folder with config.json and model.safetensors; hub:OWNER/NAME@COMMIT
+    "Fetch weights from the hub, or from its cache; raises `ValueError` naming what could not be fetched."
+    match = _HUB.fullmatch(name)
+    if not match:
+        raise ValueError(f'{name:.200}: a name on the hub is hub:OWNER/NAME or hub:OWNER/NAME@REVISION')
+    repo, revision = match.groups()
+    for file in ('config.json', 'model.safetensors'): # both of one commit
+        try: path = Path(hf_hub_download(repo, file, **{'revision': revision, **kwargs}))
+        except Exception as e:
+            why = ' '.join(str(e).split())[:200]
+            raise ValueError(f'{name}: {file} could not be fetched ({type(e).__name__}: {why})') from e
+        revision = kwargs['revision'] = path.parent.name # the folder of a commit
+    pinned = f'hub:{repo}@{revision}'
+    if pinned != name: log.info('weights: %s', pinned)
+    return path.parent, pinned
+
+def _load_folder(folder:Path) -> PairNet: # in eval mode
+    "The network of a folder that save_shipped or save_pretrained wrote."
+    if shipped_file(folder).is_file(): return load_shipped(folder)
+    file = folder/'model.safetensors'
+    if not file.is_file():
+        found = sorted(p.name for p in folder.iterdir() if p.suffix in CHECKPOINTS)
+        instead = f'name a file in it: {", ".join(found[:3])}' if found else 'write one with save_pretrained'
+        raise FileNotFoundError(f'{folder}: no model.safetensors in this folder; {instead}')
+    config = _read_config(folder/'config.json')
+    for key in ('imagenet', 'format'): config.pop(key, None) # the former is of the hub's own class
+    sha256 = config.pop('sha256', None)
+    if sha256 not in (None, _sha256(file)):
+        raise ValueError(f'{file}: SHA-256 differs from config.json, the file is damaged; copy it again')
+    if 'depth' in config: config['network'] = 'compact'
+    return _from_safetensors(file, config)
+
+def load_network(
+    # 'full' or 'compact' of the package; .pth file, folder, or hub:OWNER/NAME on the Hugging Face hub
+    weights:Path|str='full',
+    **kwargs:Any,            # passed on to fetch_hub
+) -> PairNet:                # in eval mode; its `source` names the weights, of the hub with their commit
+    "The network with trained weights; raises `FileNotFoundError` or `ValueError` naming what does not fit."
+    name = str(weights)
+    if name in ('full', 'compact'):
+        model = load_shipped(WEIGHTS/dict(full=FusionNet, compact=CompactNet)[name].shipped)
+    else:
+        path, name = fetch_hub(name, **kwargs) if name.startswith('hub:') else (Path(weights), name)
+        if not path.exists():
+            raise FileNotFoundError(f'weights {name}: no such file or folder; '
+                                    'for weights on the Hugging Face hub write hub:OWNER/NAME')
+        if path.is_dir(): model = _load_folder(path)
+        elif path.suffix in CHECKPOINTS: model = load_checkpoint(path)
+        else: raise ValueError(f"weights {name}: not a file {', '.join(CHECKPOINTS)}, and not a folder")
+    model.source = name
+    return model
+
+# %% ../nbs/01_model.ipynb #4cde83cc
 @patch_to(PairNet, cls_method=True)
 def from_pretrained(
     cls:type[PairNet],         # FusionNet or CompactNet
-    source:Path|str|None=None, # .pth file, folder, or OWNER/NAME on the hub; None: the weights in the package
-    **kwargs:Any,              # passed on to PyTorchModelHubMixin
+    source:Path|str|None=None, # see load_network; None: the weights in the package
+    **kwargs:Any,              # passed on to fetch_hub
 ) -> PairNet:                  # of the class, in eval mode
     "A network with trained weights; raises `FileNotFoundError` or `ValueError` naming what does not fit."
-    path = Path(WEIGHTS/cls.shipped if source is None else source)
-    if path.suffix in CHECKPOINTS: model = load_checkpoint(path)
-    elif source is None or shipped_file(path).is_file(): model = load_shipped(path)
-    elif path.is_dir() and not (path/'model.safetensors').is_file():
-        raise FileNotFoundError(f'{path}: no model.safetensors in this folder; '
-                                'write one with save_pretrained')
-    else:
-        if cls is FusionNet: kwargs = {'imagenet': False, **kwargs}
-        hub:Any = super(PairNet, cls)
-        model = hub.from_pretrained(str(source), **kwargs).eval()
+    model = load_network(WEIGHTS/cls.shipped if source is None else source, **kwargs)
     if isinstance(model, cls): return model
-    raise ValueError(f'{path}: weights of a {type(model).__name__}, asked for as {cls.__name__}: '
+    raise ValueError(f'{source}: weights of a {type(model).__name__}, asked for as {cls.__name__}: '
                      'use load_network')
 
-# %% ../nbs/01_model.ipynb #4cde83cc
-def _class_of(
-    source:str, # local folder of save_pretrained, or OWNER/NAME on the hub
-) -> Any:      # FusionNet or CompactNet
-    "The class of weights that `save_pretrained` wrote, from the file beside them."
-    file = Path(source)/'config.json'
-    if not Path(source).is_dir():
-        from huggingface_hub import hf_hub_download
-        file = Path(hf_hub_download(source, 'config.json'))
-    return CompactNet if 'depth' in json.loads(file.read_text()) else FusionNet
-
-def load_network(
-    weights:Path|str='full', # 'full' or 'compact' of the package; .pth file, folder, or OWNER/NAME on the hub
-) -> PairNet:                # in eval mode
-    "The network with trained weights; raises `FileNotFoundError` or `ValueError` naming what does not fit."
-    if weights == 'full': return load_shipped(WEIGHTS/FusionNet.shipped)
-    if weights == 'compact': return load_shipped(WEIGHTS/CompactNet.shipped)
-    path = Path(weights)
-    if not (path.exists() or re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', str(weights))):
-        raise FileNotFoundError(f"weights {weights}: no such file or folder, "
-                                "and not a name OWNER/NAME on the hub")
-    try:
-        if path.is_file() and path.suffix not in CHECKPOINTS: raise ValueError('not a .pth file')
-        if path.is_file(): return load_checkpoint(path)
-        if shipped_file(path).is_file(): return load_shipped(path)
-        return _class_of(str(weights)).from_pretrained(weights)
-    except Exception as e: raise ValueError(f"cannot load weights {weights}: {e}") from e
+@patch_to(PairNet)
+def _save_pretrained(self:PairNet,
+    save_directory:Path, # that `save_pretrained` of the hub's class fills
+) -> None:
+    "Write model.safetensors, and a config.json with its SHA-256 and the configuration as it is now."
+    hub:Any = super(PairNet, self)
+    hub._save_pretrained(save_directory)
+    content = dict(format=FORMAT, **self.config, sha256=_sha256(save_directory/'model.safetensors'))
+    (save_directory/'config.json').write_text(json.dumps(content, indent=1) + '\n')
 
 # %% ../nbs/01_model.ipynb #cell-071
 def attention_maps(

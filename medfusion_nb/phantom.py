@@ -14,9 +14,10 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 import SimpleITK as sitk
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy import ndimage as ndi
 
 from .data import PairDataset, window_ct
 
@@ -41,6 +42,10 @@ def _brain(lab:np.ndarray) -> np.ndarray:
     return np.isin(lab, [_LABEL[t] for t in ('grey', 'white', 'nuclei', 'pallidum')])
 
 # %% ../nbs/00a_phantom.ipynb #6dc77d78
+def _exact(f, *x): # float32
+    "A function in double precision: in single, processors round `sin` and its like differently."
+    return f(*x, dtype=float).astype(np.float32)
+
 def _rod(at, p, q, rp, rq): # coordinates, mm: two or three arrays
     "Signed distance (mm) to a rod from `p` to `q` whose radius goes from `rp` to `rq`."
     d = np.subtract(q, p, dtype=np.float32)
@@ -50,8 +55,11 @@ def _rod(at, p, q, rp, rq): # coordinates, mm: two or three arrays
 def _ball(at, center, radii, power=2.):
     "Signed distance (mm, approximate) to an ellipse or an ellipsoid, boxy for a power above 2."
     r = np.broadcast_to(radii, len(at)).tolist()
-    def part(x, a, s): return ((x - a)/s)**2 if power == 2 else np.abs((x - a)/s)**power
-    return (sum(part(x, a, s) for x, a, s in zip(at, center, r))**(1/power) - 1)*min(r)
+    if power == 2: out = np.sqrt(sum(((x - a)/s)**2 for x, a, s in zip(at, center, r)))
+    else:
+        parts = (_exact(np.power, np.abs((x - a)/s), power) for x, a, s in zip(at, center, r))
+        out = _exact(np.power, sum(parts), 1/power)
+    return (out - 1)*min(r)
 
 def _turned(x, y, center, degrees):
     "Coordinates about a centre, on axes turned by `degrees`."
@@ -69,15 +77,31 @@ def _distance(f, h):
     return f/np.maximum(slope, 1e-3)
 
 # %% ../nbs/00a_phantom.ipynb #cell-044
+_CUBIC = np.array([[0, 4, 0, 0], [-3, 0, 3, 0], [6, -9, 6, -3], [-3, 5, -5, 3]])/4 # power, neighbour
+
 def _noise(
     rng:np.random.Generator, # source of randomness
     wavelength:float,        # length of a bump, mm
 ) -> Callable[..., Any]:    # (x, y) in mm -> smooth noise, mean 0, standard deviation about 0.7
-    "A smooth random function of the plane."
+    "A smooth random function of the plane, a polynomial in each cell of a grid that repeats itself."
     grid = rng.standard_normal((64, 64)).astype(np.float32)
+    around = sliding_window_view(np.pad(grid, (1, 2), mode='wrap'), (4, 4)).reshape(-1, 16)
+    terms = (around @ np.kron(_CUBIC, _CUBIC).T).T.astype(np.float32, order='C').reshape(4, 4, -1)
     def at(x, y):
         u, v = (np.float32(2/wavelength*t + 32) for t in (x, y))
-        return cv2.remap(grid, u, v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
+        left, top = np.floor(u), np.floor(v)
+        cell = (top.astype(np.intp) & 63)*64 + (left.astype(np.intp) & 63)
+        u -= left
+        v -= top
+        out = np.zeros_like(u)
+        for row in terms[::-1]: # in place: memory, not arithmetic, takes the time
+            line = row[3].take(cell)
+            for term in row[2::-1]:
+                line *= u
+                line += term.take(cell)
+            out *= v
+            out += line
+        return out
     return at
 
 # %% ../nbs/00a_phantom.ipynb #cell-048
@@ -92,9 +116,14 @@ def _outline(size, spacing, seed):
     c, s = float(np.cos(angle)), float(np.sin(angle))
     x, y = ((x0 - tx)*c + (y0 - ty)*s)/sx, ((y0 - ty)*c - (x0 - tx)*s)/sy
     x, y = x + 1.1*_noise(rng, 90)(x, y), y + 1.1*_noise(rng, 90)(x, y)
-    egg = (np.abs(x/(74*(1 + .06*np.tanh((y - 5)/45))))**2.2 + np.abs(y/93)**2.2)**(1/2.2)
-    g.depth = _distance(1 - egg, g.h)
-    g.arc = 70*np.arctan2(x, y) # mm along the circumference, 0 at the back of the head
+    wide = 74*(1 + .06*_exact(np.tanh, (y - 5)/45))
+    egg = _exact(np.power, np.abs(x/wide), 2.2) + _exact(np.power, np.abs(y/93), 2.2)
+    egg = _exact(np.power, egg, 1/2.2)
+    depth = _distance(1 - egg, g.h)
+    rows, cols = ([n//2, *np.flatnonzero((depth > 0).any(axis))] for axis in (1, 0))
+    g.cut = tuple(slice(max(min(at)//4*4 - 4, 0), max(at) + 4) for at in (rows, cols))
+    x, y, g.depth = x[g.cut], y[g.cut], depth[g.cut] # the air around it need not be drawn
+    g.arc = 70*_exact(np.arctan2, x, y) # mm along the circumference, 0 at the back of the head
     g.x = x + .8*_noise(rng, 22)(x, y) # the brain is less regular than the skull
     g.y = y + .8*_noise(rng, 22)(x, y)
     return g
@@ -103,9 +132,10 @@ def _outline(size, spacing, seed):
 def _layers(g):
     "Label the scalp and the skull; `g.e` becomes the depth below the inner table."
     rng = np.random.default_rng((g.seed, 2))
-    muscle = 5*np.exp(-((np.abs(g.arc) - 136)/28)**2)
+    muscle = 5*_exact(np.exp, -((np.abs(g.arc) - 136)/28)**2)
     scalp = 5 + .5*_noise(rng, 50)(g.x, g.y) + muscle
-    skull = 7.5 + .7*_noise(rng, 40)(g.x, g.y) + 1.5*np.abs(np.cos(g.arc/70))**3
+    cos = np.abs(_exact(np.cos, g.arc/70))
+    skull = 7.5 + .7*_noise(rng, 40)(g.x, g.y) + 1.5*cos*cos*cos
     g.scalp, g.e = scalp, g.depth - scalp - skull
     g.lab = np.zeros(g.arc.shape, np.uint8)
     layers = dict(skin=g.depth > 0, fat=g.depth > 1.8, muscle=(g.depth > scalp - .85*muscle) & (muscle > 1),
@@ -119,7 +149,7 @@ def _fluid(g):
     x, y, e, zero = g.x, g.y, g.e, np.zeros_like(g.arc)
     fluid = e < .8 + 1.1*g.age + .4*_noise(rng, 25)(x, y)
     phase = g.arc + 7*_noise(rng, 30)(g.arc, zero) + 4*_noise(rng, 18)(x, y)
-    fold = np.abs(_distance(np.sin(phase*(np.pi/11)) + .45*_noise(rng, 14)(x, y), g.h))
+    fold = np.abs(_distance(_exact(np.sin, phase*(np.pi/11)) + .45*_noise(rng, 14)(x, y), g.h))
     reach = np.clip(16 + 8*_noise(rng, 20)(g.arc, zero), 5, 27)
     fluid |= (e < reach) & (fold < (.5 + .55*g.age)*np.clip(1.2 - e/reach, 0, 1))
     r = .8 + .6*g.age
@@ -128,7 +158,7 @@ def _fluid(g):
         for rod in sylvian: fluid |= _rod((s*x, y), *rod) < 0
     g.mid = np.abs(x + .6*_noise(rng, 30)(zero, y))
     g.split = (y < -36) | (y > 37) # in between, the corpus callosum joins the hemispheres
-    side = np.abs(_distance(np.sin((y + 6*_noise(rng, 25)(x, y))*(np.pi/13)), g.h))
+    side = np.abs(_distance(_exact(np.sin, (y + 6*_noise(rng, 25)(x, y))*(np.pi/13)), g.h))
     midline = g.mid < r + .5*np.clip(_noise(rng, 14)(zero, y), 0, 2)
     branches = (g.mid < 9) & (side < (.4 + .4*g.age)*(1.1 - g.mid/9))
     return fluid | g.split & (midline | branches) | (_ball((x, y), (0, 37), (5.5, 3.5)) < 0)
@@ -138,7 +168,7 @@ def _cortex(g):
     "Label grey and white matter, the falx and the sagittal sinus."
     rng = np.random.default_rng((g.seed, 4))
     g.tissue = (g.e > 0) & ~_fluid(g)
-    to_fluid = g.h*cv2.distanceTransform(g.tissue.astype(np.uint8), cv2.DIST_L2, 5)
+    to_fluid = g.h*ndi.distance_transform_edt(g.tissue)
     g.lab[g.tissue] = _LABEL['white']
     g.lab[g.tissue & (to_fluid < 2.8 + .4*_noise(rng, 12)(g.x, g.y))] = _LABEL['grey']
     falx = (g.mid < .45) & (np.abs(g.y) > 46) & (g.e > .3)
@@ -174,24 +204,36 @@ def _deep(g):
 def _findings(g):
     "Label a lesion and, on the other side, a calcification."
     rng = np.random.default_rng((g.seed, 6))
-    side, white = rng.choice([-1, 1]), (g.lab == _LABEL['white']).astype(np.uint8)
-    clear, brain = g.h*cv2.distanceTransform(white, cv2.DIST_L2, 5), _brain(g.lab)
+    side, white = rng.choice([-1, 1]), g.lab == _LABEL['white']
+    clear, brain = g.h*ndi.distance_transform_edt(white), _brain(g.lab)
     x4, y4, clear4 = g.x[::4, ::4], g.y[::4, ::4], clear[::4, ::4]
     def blob(side, radius, rough, wavelength): # where there is room
         spots = np.column_stack([side*rng.uniform(18, 46, 24), rng.uniform(-44, 58, 24)])
-        room = [clear4.flat[np.argmin((x4 - x)**2 + (y4 - y)**2)] for x, y in spots]
-        x, y = spots[int(np.argmax(np.minimum(room, .7*radius)))]
-        return np.hypot(g.x - x, g.y - y)/radius + rough*_noise(rng, wavelength)(g.x, g.y) < 1
+        room = [clear4.flat[np.argmin((x4 - x)**2 + (y4 - y)**2)] for x, y in spots.tolist()]
+        x, y = spots[int(np.argmax(np.minimum(room, .7*radius)))].tolist()
+        return np.sqrt((g.x - x)**2 + (g.y - y)**2)/radius + rough*_noise(rng, wavelength)(g.x, g.y) < 1
     lesion = blob(side, rng.uniform(8, 12), .3, 11) & brain
     calcification = blob(-side, rng.uniform(3, 4.2), .2, 5) & brain
     g.under = g.lab.copy() # the tissue in which they lie
     g.lab[lesion], g.lab[calcification] = _LABEL['lesion'], _LABEL['calcification']
 
 # %% ../nbs/00a_phantom.ipynb #cell-058
+def _blur(img, sigma): # `sigma` in pixels
+    "Gaussian blur up to four standard deviations."
+    return ndi.gaussian_filter(img, sigma, mode='mirror', radius=round(8*sigma + 1)//2)
+
+def _shrink(img, size): # (n,n) -> (size,size), n >= size
+    "Mean over the area of each larger pixel; exact for a mask."
+    n = len(img)
+    if n == size: return img
+    i, j = np.arange(size)[:, None]*n, np.arange(n)*size
+    shared = np.clip(np.minimum(i + n, j + size) - np.maximum(i, j), 0, None).astype(img.dtype)
+    return shared @ img @ shared.T/n**2
+
 def _ct_image(hu, rng, noise=3.):
     "CT noise: Gaussian, correlated over neighbouring pixels, `noise` HU."
-    grain = cv2.GaussianBlur(rng.standard_normal(hu.shape).astype(np.float32), (0, 0), .6)
-    return hu + noise*grain/grain.std()
+    grain = _blur(rng.standard_normal(hu.shape).astype(np.float32), .6)
+    return hu + noise/float(grain.std(dtype=float))*grain
 
 def _mri_image(signal, rng, noise=.015):
     "MRI noise: Rician, with its floor in air set to black."
@@ -218,9 +260,9 @@ def _signals(g): # (H,W) HU, (H,W) T2-weighted signal
     rng = np.random.default_rng((g.seed, 7))
     hu, t2 = np.array(list(_TISSUES.values()), np.float32).T[:, g.under]
     diploe, lesion = g.lab == _LABEL['diploe'], g.lab == _LABEL['lesion']
-    hu[diploe] += 100*_noise(rng, 4)(g.x, g.y)[diploe]
+    hu[diploe] += 100*_noise(rng, 4)(g.x[diploe], g.y[diploe])
     hu[g.lab == _LABEL['calcification']] = rng.uniform(200, 320)
-    t2[lesion] = .80 + .07*_noise(rng, 8)(g.x, g.y)[lesion]
+    t2[lesion] = .80 + .07*_noise(rng, 8)(g.x[lesion], g.y[lesion])
     t2 *= 1 + .05*_noise(rng, 120)(g.x, g.y)
     return hu, t2, rng
 
@@ -236,12 +278,14 @@ def phantom_pair(
                          "size must be 32 or more, spacing positive")
     g = _outline(size, spacing, seed)
     for draw in (_layers, _cortex, _deep, _findings): draw(g)
-    def pixels(img, blur=0.):
-        img = cv2.GaussianBlur(img, (0, 0), blur/g.h) if blur else img.astype(np.float32)
-        return cv2.resize(img, (size, size), interpolation=cv2.INTER_AREA)
+    def whole(img, air=0): # float64
+        around = np.full((g.n, g.n), air, float)
+        around[g.cut] = img
+        return around
+    def pixels(img, air): return _shrink(_blur(whole(img, air), .45/g.h), size).astype(np.float32)
     hu, t2, rng = _signals(g)
-    masks = {name: pixels(mask) > .5 for name, mask in _masks(g.lab).items()}
-    return Phantom(_ct_image(pixels(hu, .45), rng), _mri_image(pixels(t2, .45), rng), masks, spacing)
+    masks = {name: _shrink(whole(mask).astype(np.float32), size) > .5 for name, mask in _masks(g.lab).items()}
+    return Phantom(_ct_image(pixels(hu, -1000), rng), _mri_image(pixels(t2, 0), rng), masks, spacing)
 
 # %% ../nbs/00a_phantom.ipynb #cell-006
 def middle(
@@ -310,7 +354,7 @@ def _outline3(seed, h):
     sx, sy, sz, lean = rng.uniform([.96, .96, .97, -.03], [1.03, 1.03, 1.02, .03]).tolist()
     bend = 1.3*_noise3(g, rng, 90)
     g.x, g.y, g.z = (x - lean*z)/sx + bend, y/sy - .7*bend, z/sz + bend
-    wide = 74*(1 + .06*np.tanh((g.y - 5)/45))
+    wide = 74*(1 + .06*_exact(np.tanh, (g.y - 5)/45))
     g.cranium = -_ball((g.x*(74/wide), g.y, g.z), (0, 0, -6), (74, 93, 82), 2.2)
     face = _ball((g.x, g.y, g.z), (0, -48, -70), (56, 50, 66), 2.4)
     neck = np.hypot(g.x, g.y - 12 + .1*(g.z + 55)) - 57 + np.clip(g.z + 55, 0, None)
@@ -392,7 +436,7 @@ def _hindbrain3(g):
     x, y, z, e = g.x, g.y, g.z, g.e
     tent = z + 24 + .25*(y - 40) + roughness[g.cut]                  # height above the tentorium
     below, r = (tent < 0) & (y > 6) & (e > 0), np.hypot(y - 34, z + 46) + .3*np.abs(x)
-    leaf = np.sin(r*(2*np.pi/6) + rough[g.cut])
+    leaf = _exact(np.sin, r*(2*np.pi/6) + rough[g.cut])
     fluid = (e < gap) | ((leaf > .9) & (r > 12))
     g.lab[below] = np.select([fluid, r > 20], [_LABEL['csf'], _LABEL['grey']], _LABEL['white'])[below]
     g.lab[(np.abs(tent) < 1) & (y > 12) & (e > 0) & (np.hypot(x, y - 12) > 18)] = _LABEL['dura']

@@ -35,7 +35,7 @@ from tqdm.auto import tqdm
 from .core import Option, command, log, staged
 from .data import FusionDataset, Window, dataloader, get_window, llvip_pairs, luminance, parse_window
 from .phantom import PhantomDataset
-from .model import BACKBONES, build_network, emulates_bf16, read_checkpoint, save_checkpoint
+from .model import BACKBONES, build_network, check_state, emulates_bf16, read_checkpoint, save_checkpoint
 from .findings import scatter
 from .losses import FusionLoss, Probe
 
@@ -352,6 +352,7 @@ def load(self:Run,
     if not file.is_file(): return
     state, cfg = read_checkpoint(file), self.cfg
     _check_run(file.parent, state, origin, cfg)
+    check_state(self.net, state['model_state_dict'], file)
     self.net.load_state_dict(state['model_state_dict'])
     self.opt.load_state_dict(state['optimizer'])
     self.sched.load_state_dict(state['scheduler'])
