@@ -14,12 +14,15 @@ import gzip
 import hashlib
 import re
 import unicodedata
+import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +32,10 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import data_element_generator, read_partial
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
@@ -102,6 +107,10 @@ class Series:
     size:tuple[int, int]  # columns, rows
     localizer:bool        # a planning view?
     patients:set[str]     # digests of the patients
+    notes:list[str] = field(default_factory=list) # what was left out, and what the headers miss, in words
+    # files that are the same image again, and the one that is used
+    copies:list[tuple[Path, Path]] = field(default_factory=list)
+    broken:str = ''       # why the series cannot be read: one of its files is damaged
 
     def __str__(self) -> str:
         mm = ' x '.join(f'{s:.3g}' for s in (self.slices[0].spacing or ())[::-1]) or '?'
@@ -119,74 +128,265 @@ def _patient(ds:Dataset) -> str: # digest; '' when the header names nobody
     who = number or text('PatientName')
     return hashlib.sha256(who.encode()).hexdigest()[:16] if who else ''
 
+def _plain(text:Any) -> str:
+    "Text of a header on one line, without control characters."
+    shown = (' ' if unicodedata.category(c)[0] in 'CZ' else c for c in str(text or ''))
+    return ' '.join(''.join(shown).split())
+
 # %% ../nbs/00b_volume.ipynb #cell-034
 _DAMAGED = (EOFError, InvalidDicomError, KeyError, ValueError, TypeError, NotImplementedError,
             AttributeError) # what pydicom raises when a header breaks off
+_ENDINGS = '.dcm', '.ima', '.dicom' # of DICOM files, where their names have any
 
-def _is_dicom(path:Path) -> bool: # True for a file with the DICOM preamble
-    "Does a file begin as DICOM files do? Raises `ValueError` for an empty one."
+def _is_bare(start:bytes) -> bool: # the first bytes of a file
+    "Does a file begin with DICOM elements, without a preamble?"
+    if start[:2] not in (b'\2\0', b'\b\0', b'\0\2', b'\0\b'): return False # group 2 or 8
+    for implicit, little in ((False, True), (True, True), (False, False)):
+        try:
+            first = list(islice(data_element_generator(BytesIO(start), implicit, little), 3))
+            known = [implicit or e.tag.element == 0 or e.VR in dictionary_VR(e.tag) for e in first]
+        except Exception: continue # no elements, whatever else it is
+        tags, whole = [e.tag for e in first], [len(e.value or b'') == e.length for e in first]
+        if len(first) == 3 and all(known) and all(whole) and tags == sorted({*tags}): return True
+    return False
+
+def _is_dicom(path:Path) -> bool:
+    "Does a file begin as DICOM files do?"
+    with open(path, 'rb') as f: start = f.read(2048)
+    return b'DICM' in (start[128:132], start[:4]) or _is_bare(start)
+
+def _meant(path:Path) -> bool:
+    "Is this, by its name or by its binary beginning, meant to be a DICOM file?"
+    ending = path.suffix.lower()
+    if ending in _ENDINGS: return True
     with open(path, 'rb') as f: start = f.read(132)
-    if not start and path.suffix.lower() in ('.dcm', '.ima', ''):
-        raise ValueError(f"{path} is empty: copy it again")
-    return start[128:] == b'DICM'
+    return (not ending or ending[1:].isdecimal()) and (not start or 0 in start)
 
 # %% ../nbs/00b_volume.ipynb #e9bfeff4
 def _header(path:Path) -> Dataset: # without pixels
     "Header of a DICOM file; raises `ValueError` naming a file that ends early."
     try:
-        ds = pydicom.dcmread(path, stop_before_pixels=True)
-        if 'Rows' not in ds and 'Image Storage' in UID(ds.file_meta.MediaStorageSOPClassUID).name:
+        ds = pydicom.dcmread(path, stop_before_pixels=True, force=True) # force: see _is_dicom
+        kind = ds.file_meta.get('MediaStorageSOPClassUID') or ds.get('SOPClassUID') or ''
+        if 'Rows' not in ds and 'Image Storage' in UID(kind).name:
             raise EOFError('no image in it')
         return ds
     except _DAMAGED as e:
         raise ValueError(f"cannot read the header of {path} ({e}): the file is truncated or "
                          "damaged, copy it again") from e
 
+# %% ../nbs/00b_volume.ipynb #68331d68
+def _series_uids(path:Path) -> set[str]: # empty where it cannot be told
+    "The series that a damaged file belongs to."
+    def beyond(tag, *_): return tag > 0x0020000E
+    try:
+        with open(path, 'rb') as f: uid = read_partial(f, beyond, force=True).SeriesInstanceUID
+    except Exception: return set() # damaged it is
+    return {str(uid)} if isinstance(uid, str) else {*map(str, uid or ())}
+
 # %% ../nbs/00b_volume.ipynb #c3fd68f7
 def _files(folder:Path) -> Iterator[Path]:
     "Files of a folder and of its subfolders that are not hidden."
     return (p for p in folder.rglob('*') if p.is_file() and not p.name.startswith('.'))
 
-def _key(ds:Dataset, first:Slice) -> tuple:
-    "What all files of a series have in common; a multi-frame file is a series of its own."
-    turned = tuple(round(v, 2) for v in first.orientation or ())
-    alone = ds.filename if first.frame is not None else ''
-    return ds.SeriesInstanceUID, ds.get('Modality', ''), ds.Rows, ds.Columns, turned, alone
+class _Image(NamedTuple):
+    "One image and the header of its file."
+    header:Dataset
+    slice:Slice
+
+def _kind(header:Dataset) -> tuple: # modality, columns, rows, is it a planning view?
+    "What all files of a series have in common, beside their geometry."
+    words = str(header.get('ImageType', '')).upper()
+    planned = 'LOCALIZER' in words or 'SCOUT' in words
+    return _plain(header.get('Modality')).upper(), int(header.Columns), int(header.Rows), planned
+
+def _alike(a:Slice, b:Slice) -> bool:
+    "Are two slices parallel and of one pixel spacing, as far as their headers say it?"
+    pairs = ((a.orientation, b.orientation, .01), (a.spacing, b.spacing, 1e-3*max(a.spacing or (1,))))
+    return all(abs(v - w) <= most for x, y, most in pairs if x and y for v, w in zip(x, y))
+
+def _parts(images:list[_Image]) -> list[list[_Image]]:
+    "Images of one series, apart where they differ in kind or geometry."
+    parts:list[tuple[tuple, list[_Image]]] = []
+    for image in sorted(images, key=lambda i: not (i.slice.orientation and i.slice.spacing)):
+        kind = _kind(image.header)
+        fits = (p for of, p in parts if of == kind and _alike(p[0].slice, image.slice))
+        part = next(fits, None)
+        if part is None: parts.append((kind, [image]))
+        else: part.append(image)
+    return [part for _, part in parts]
+
+# %% ../nbs/00b_volume.ipynb #c2156c0c
+def _once(images:list[_Image]) -> tuple[list[_Image], dict[Path, Path]]: # images; copy -> the file that is used
+    "Images without those that are there already, under the same identifier at the same place."
+    kept:dict[tuple, _Image] = {}
+    copies = {}
+    for i in images:
+        file = i.slice.file
+        uid = i.header.get('SOPInstanceUID') or hashlib.sha256(file.read_bytes()).hexdigest()
+        first = kept.setdefault((str(uid), *i.slice[1:]), i)
+        if first is not i: copies[file] = first.slice.file
+    return list(kept.values()), copies
+
+def _crowd(images:list[_Image]) -> int:
+    "How many images lie at one place, at most; 1 where the headers do not say it."
+    slices = [i.slice for i in images]
+    if any(s.position is None or s.orientation is None for s in slices): return 1
+    normal = np.cross(*np.reshape(slices[0].orientation, (2, 3)))
+    depth = np.sort(np.array([s.position for s in slices]) @ normal)
+    return int(np.bincount(np.cumsum(np.diff(depth, prepend=depth[0]) >= .01)).max())
+
+# what tells apart the images at one place: element, its name in lists; # stands for the rank of a value
+_APART = dict(
+    EchoTime='echo #', EffectiveEchoTime='echo #', EchoNumbers='echo', TemporalPositionIdentifier='phase',
+    TemporalPositionIndex='phase', DiffusionBValue='b', InversionTime='inversion time', FlipAngle='flip angle',
+    AcquisitionNumber='acquisition', ImageType='', FrameType='', ComplexImageComponent='',
+    ConvolutionKernel='kernel', KVP='kV', ContrastBolusAgent='contrast', StackID='stack',
+    DiffusionGradientOrientation='direction #', TriggerTime='phase #', NominalCardiacTriggerDelayTime='phase #',
+    SequenceName='sequence', ScanOptions='', SeriesDescription='', ProtocolName='', SeriesNumber='number',
+    SliceThickness='thickness', AcquisitionDateTime='time #', AcquisitionTime='time #', ContentTime='time #',
+    SOPClassUID='class #', file='file #') | {f'DimensionIndexValues {i}': f'dimension {i}' for i in range(6)}
+
+def _within(ds:Dataset, keyword:str, deep:int=2) -> Any: # None: not there
+    "An element of a header or of the sequences in it, as functional groups are."
+    if keyword in ds: return ds[keyword].value
+    items = (e.value[0] for e in ds if deep and e.VR == 'SQ' and e.value)
+    return next((v for v in (_within(i, keyword, deep - 1) for i in items) if v is not None), None)
+
+def _said(image:_Image, what:str) -> str:
+    "What the header of an image says, one of `_APART`; '' where it says nothing."
+    (header, s), (keyword, _, i) = image, what.partition(' ')
+    if keyword == 'file': return '' if s.frame is None else str(s.file)
+    each, shared = (header.get(f'{k}FunctionalGroupsSequence') or [] for k in ('PerFrame', 'Shared'))
+    groups = [] if s.frame is None else [*each[s.frame:s.frame + 1], *shared[:1]]
+    try:
+        value = next((v for g in groups if (v := _within(g, keyword)) is not None), header.get(keyword))
+        if i: value = list(value or [])[int(i)]
+    except Exception: return '' # what cannot be read tells nothing
+    many = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+    return '\\'.join(map(_plain, value)) if many else _plain('' if value is None else repr(value)
+                                                            if isinstance(value, float) else value)
+
+def _natural(text:str) -> tuple:
+    "Orders numbers by their size, also within a text."
+    try: return 0, float(text), []
+    except ValueError: return 1, 0., [(int(t), '') if t.isdecimal() else (-1, t) for t in re.split(r'(\d+)', text)]
+
+def _sets(images:list[_Image], label:str='') -> list[tuple[str, list[_Image]]]: # label, images
+    "Images of one geometry, apart where several lie at one place and the headers tell them apart."
+    crowd, best = _crowd(images), None
+    for what in _APART if crowd > 1 else ():
+        sets:dict[str, list[_Image]] = {}
+        for i in images: sets.setdefault(_said(i, what), []).append(i)
+        most = max(map(_crowd, sets.values())) if 1 < len(sets) <= crowd else crowd
+        if most < crowd and (best is None or most == 1): best = most, _APART[what], sets
+        if best and best[0] == 1: break
+    if best is None: return [(label, images)]
+    _, name, sets = best
+    common = set.intersection(*({*v.split('\\')} for v in sets))
+    found = []
+    for rank, value in enumerate(sorted(sets, key=_natural), 1):
+        own = ' '.join(w for w in value.split('\\') if w not in common)
+        said = name.replace('#', str(rank)) if '#' in name else f'{name} {own}' if own else f'no {name}'
+        found += _sets(sets[value], f'{label} {said}'.strip())
+    return found
 
 # %% ../nbs/00b_volume.ipynb #c3360dc7
-def _new_series(ds:Dataset) -> Series:
-    "The series of a header, with no headers and slices in it yet."
-    kind = str(ds.get('ImageType', '')).upper()
+def _new_series(label:str, images:list[_Image], copies:dict[Path, Path]) -> Series:
+    "A series of these images."
+    first = images[0].header
+    modality, columns, rows, localizer = _kind(first)
+    name = _plain(first.get('SeriesDescription') or first.get('ProtocolName'))
+    headers = {i.header.filename: i.header for i in images}
+    files = {i.slice.file for i in images}
     return Series(
-        uid=str(ds.SeriesInstanceUID),
-        modality=str(ds.get('Modality', '')),
-        description=str(ds.get('SeriesDescription') or ds.get('ProtocolName') or ''),
-        headers=[],
-        slices=[],
-        size=(int(ds.Columns), int(ds.Rows)),
-        localizer='LOCALIZER' in kind or 'SCOUT' in kind,
-        patients=set())
+        uid=_uid(first),
+        modality=modality,
+        description=f'{name} {label}'.strip(),
+        headers=list(headers.values()),
+        slices=[i.slice for i in images],
+        size=(columns, rows),
+        localizer=localizer,
+        patients={_patient(h) for h in headers.values()},
+        copies=[(copy, of) for copy, of in copies.items() if of in files])
+
+def _uid(ds:Dataset) -> str:
+    "The series of a header; where it names none, its folder."
+    return str(ds.get('SeriesInstanceUID') or Path(ds.filename).parent)
+
+def _missed(images:list[_Image]) -> list[str]:
+    "What the headers of a series say of images that are not there, in words."
+    def numbers(keyword): return sorted(int(i.header.get(keyword) or 0) for i in images)
+    notes, n = [], len(images)
+    told = max(*numbers('ImagesInAcquisition'), *numbers('NumberOfSeriesRelatedInstances'))
+    if told > n: notes.append(f'the headers tell of {told} images, {n} are there')
+    number = numbers('InstanceNumber')
+    usual = int(np.median(np.diff(number))) if n > 2 else 0
+    if 0 < usual < number[0]:
+        notes.append(f'the first image has number {number[0]}: those before it may be missing')
+    return notes
 
 # %% ../nbs/00b_volume.ipynb #afd1d356
+def _of_series(images:list[_Image]) -> list[Series]:
+    "What images with one identifier are: mostly one series."
+    images, copies = _once(images)
+    sets = [s for part in _parts(images) for s in _sets(part)]
+    found, notes = [_new_series(label, part, copies) for label, part in sets], _missed(images)
+    for s in found:
+        s.notes += notes
+        if s.copies: s.notes.append(f'{len(s.copies)} files are copies of others and were not used')
+        rest = [o for o in found if o is not s]
+        if rest:
+            more = f', and {len(rest) - 3} more' if len(rest) > 3 else ''
+            s.notes.append(f"not in this volume, though of the same series: {'; '.join(map(str, rest[:3]))}{more}")
+    return found
+
+def _say_broken(found:list[Series], broken:dict[Path, ValueError]) -> None:
+    "Mark the series that damaged files belong to or may belong to; warn of the others."
+    for file, error in broken.items():
+        uids = _series_uids(file)
+        def owns(s): return s.uid in uids if uids else file.parent in {h.file.parent for h in s.slices}
+        for s in found:
+            if owns(s): s.broken = s.broken or str(error)
+            else: s.notes.append('a damaged file that is not of this series was passed over')
+        if not any(map(owns, found)): warnings.warn(f'passed over: {error}', stacklevel=4)
+
+def _find(files:Iterable[Path], path:Path) -> list[Series]:
+    "Series of some files, see find_series."
+    images:dict[str, list[_Image]] = {}
+    broken:dict[Path, ValueError] = {}
+    strange = []
+    for p in files:
+        if not _is_dicom(p):
+            if _meant(p): strange.append(p)
+            continue
+        try:
+            header = _header(p)
+            if 'Rows' not in header: continue # reports, plans, DICOMDIR
+            of_series = images.setdefault(_uid(header), [])
+            of_series += [_Image(header, s) for s in _slices(header)]
+        except ValueError as e: broken[p] = e
+    found = [s for uid in images for s in _of_series(images[uid])]
+    none = (f"{len(strange)} {'files are' if len(strange) > 1 else 'file is'} empty or not DICOM and "
+            f"{'were' if len(strange) > 1 else 'was'} passed over") if strange else ''
+    such = f': {none}, such as {strange[0]}' if strange else ''
+    if not found and broken: raise next(iter(broken.values()))
+    if not found:
+        raise FileNotFoundError(f"no DICOM images in {path}{such}: name the folder of a series, or a .nii, "
+                                ".nii.gz, .nrrd, .mha or .mhd file")
+    if none:
+        warnings.warn(f'{path}{such}', stacklevel=3)
+        for s in found: s.notes.append(none)
+    _say_broken(found, broken)
+    def order(s): return s.modality != 'CT', s.modality, s.localizer, _natural(s.description), -len(s.slices)
+    return sorted(found, key=order)
+
 def find_series(
     path:Path|str, # DICOM file, or folder, searched with its subfolders
 ) -> list[Series]: # CT first, then by modality and description
-    "Series of a folder or a file; raises `FileNotFoundError`, or `ValueError` naming a damaged file."
+    "Series of a folder or a file; raises `FileNotFoundError`, or `ValueError` where all is damaged."
     path = Path(path)
-    found:dict[tuple, Series] = {}
-    files = [path] if path.is_file() else sorted(_files(path))
-    for ds in (_header(p) for p in files if _is_dicom(p)):
-        if 'Rows' not in ds or 'SeriesInstanceUID' not in ds: continue # reports, plans, DICOMDIR
-        slices = _slices(ds)
-        series = found.setdefault(_key(ds, slices[0]), _new_series(ds))
-        series.headers.append(ds)
-        series.slices += slices
-        series.patients.add(_patient(ds))
-    if not found:
-        raise FileNotFoundError(f"no DICOM images in {path}: name the folder of a series, or a .nii, "
-                                ".nii.gz, .nrrd, .mha or .mhd file")
-    def order(s): return s.modality != 'CT', s.modality, s.localizer, s.description, -len(s.slices)
-    return sorted(found.values(), key=order)
+    return _find([path] if path.is_file() else sorted(_files(path)), path)
 
 # %% ../nbs/00b_volume.ipynb #cell-036
 def list_series(
@@ -197,9 +397,12 @@ def list_series(
 
 # %% ../nbs/00b_volume.ipynb #6edd66f5
 def _picked(found:list[Series], pick:str) -> list[Series]:
-    "Series with that number or UID; where there is none, with that text in the description."
-    exact = [s for i, s in enumerate(found, 1) if str(pick) in (str(i), s.uid)]
-    return exact or [s for s in found if str(pick).lower() in s.description.lower()]
+    "Series with that number or UID; where there is none, with these words, or this text, in the description."
+    pick = str(pick).lower()
+    exact = [s for i, s in enumerate(found, 1) if pick in (str(i), s.uid)]
+    words = re.compile(rf'(?<!\w){re.escape(pick)}(?!\w)')
+    worded = [s for s in found if words.search(s.description.lower())]
+    return exact or worded or [s for s in found if pick in s.description.lower()]
 
 def _volumes(found:list[Series]) -> list[Series]:
     "No localisers, and no single images where there are stacks."
@@ -212,7 +415,8 @@ def _fitting(found:list[Series], kinds:Iterable[str], pick:str|None) -> list[Ser
     return [s for s in _picked(found, pick) if s.modality in kinds]
 
 # %% ../nbs/00b_volume.ipynb #00752c6f
-_UNSAID = {'', 'OT'} # modalities that do not say what a series is
+# modalities that are neither CT nor MRI; any other may be one of them
+_OTHERS = {'PT', 'NM', 'US', 'IVUS', 'OCT', 'OPT', 'SM', 'SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN', 'REG', 'PR'}
 
 def choose_series(
     found:list[Series],     # from find_series
@@ -222,11 +426,11 @@ def choose_series(
     prefer:str|None=None,   # CT or MR: without a modality, the one to take where there is one
 ) -> Series:
     "The series to read; raises `ValueError` with the list when the choice is not clear."
-    wanted = modality or prefer
-    fits = _fitting(found, [wanted] if wanted else {s.modality for s in found}, pick)
-    if not fits:
-        others = (set() if modality else {'CT', 'MR'}) | (set() if pick is None else _UNSAID)
-        fits = _fitting(found, others, pick)
+    wanted, kinds = modality or prefer, {s.modality for s in found}
+    unsaid = kinds - {'CT', 'MR'} - _OTHERS
+    second = unsaid | ({wanted} if modality else {'CT', 'MR'}) # what may be picked
+    fits = _fitting(found, [wanted] if wanted else kinds, pick)
+    if not fits: fits = _fitting(found, second if pick is not None else second - unsaid, pick)
     if len(fits) == 1: return fits[0]
     kind = f'{wanted} series' if wanted else 'series'
     option = f"--{'mri' if (prefer or modality) == 'MR' else 'ct'}-series"
@@ -234,8 +438,11 @@ def choose_series(
     if not fits: why = f'no {kind}' + (f' fits{what}' if what else '')
     elif wanted in (None, fits[0].modality): why = f'{len(fits)} {kind} fit{what}'
     else: why = f'no {kind}, and {len(fits)} others fit{what}'
-    raise ValueError(f"{path}: {why}; choose one by its number or a part of its description "
-                     f"({option}):\n{list_series(found)}")
+    able = [i for i, s in enumerate(found, 1) if not wanted or s.modality in second]
+    how = f'choose one by its number or a part of its description ({option})'
+    if len(able) < len(found): how += f", of {', '.join(map(str, able))}"
+    if not able: how = f"none of these can be {'an MRI' if wanted == 'MR' else 'a CT'}"
+    raise ValueError(f"{path}: {why}; {how}:\n{list_series(found)}")
 
 # %% ../nbs/00b_volume.ipynb #cell-038
 class Stack(NamedTuple):
@@ -282,13 +489,15 @@ def _stack(
                              f"{a.spacing} mm: these are two series")
         if step < .01:
             raise ValueError(f"{a.file} and {b.file} lie at the same place: {path} holds several images "
-                             "of each slice (echoes, phases, a copy); keep one set")
+                             "of a slice, and no header tells them apart: copy one of each into a folder of "
+                             "their own, and name that")
     return Stack(slices, at[:, 2], at[:, :2] - at[0, :2], axes)
 
 # %% ../nbs/00b_volume.ipynb #cell-039
 def _slack(steps:np.ndarray) -> float: # mm
     "By how much a step may differ from the usual one."
-    return max(.02*float(np.median(steps)), .05)
+    usual = float(np.median(steps))
+    return max(.02*usual, min(.1*usual, .05))
 
 def _is_regular(stack:Stack) -> bool:
     "Are the steps even and is there no drift?"
@@ -298,14 +507,51 @@ def _is_regular(stack:Stack) -> bool:
     return bool(off < _slack(steps)*len(steps)**.5 and np.abs(stack.drift).max() < .1)
 
 # %% ../nbs/00b_volume.ipynb #85e59081
-def _check_holes(stack:Stack) -> None:
-    "Raises `ValueError` naming the slices around a hole."
+def _runs(steps:np.ndarray) -> list[tuple[int, int, float]]: # first, end, median in mm
+    "Steps of about one length that follow each other."
+    ends = [0, *(np.flatnonzero(np.abs(np.diff(np.log(np.maximum(steps, 1e-6)))) > np.log(1.5)) + 1), len(steps)]
+    return [(a, b, float(np.median(steps[a:b]))) for a, b in zip(ends, ends[1:]) if b > a]
+
+def _around(runs:list, i:int, n:int) -> list[float]: # mm, of one or two sides
+    "The steps before and after a run that last; where none do, those of the next run."
+    def lasts(a, b): return b - a > 2 or (b - a > 1 and (a == 0 or b == n))
+    sides = [runs[i-1::-1] if i else [], runs[i+1:]]
+    return [next((m for a, b, m in side if lasts(a, b)), side[0][2]) for side in sides if side]
+
+def _skipped(steps:np.ndarray, numbers:np.ndarray) -> np.ndarray: # (n-1,) of bool
+    "Steps over which the numbers of the images skip some, and which are longer than those that do not."
+    jumps = np.abs(np.diff(numbers))
+    turned = len({*np.sign(np.diff(numbers))}) != 1
+    if turned or not jumps.all(): return np.zeros(len(steps), bool) # not in the order of the slices
+    values, counts = np.unique(jumps, return_counts=True)
+    plain = np.flatnonzero(jumps <= values[counts.argmax()])
+    def near(i): return min(steps[k] for k in (plain[plain < i][-1:].tolist() + plain[plain > i][:1].tolist()))
+    return np.array([i not in plain and steps[i] >= 1.5*near(i) for i in range(len(steps))])
+
+def _gaps(stack:Stack, numbers:Sequence[float]=()) -> list[tuple[int, float]]: # step, mm around it
+    "The steps over which slices are missing."
     steps = np.diff(stack.depth)
-    usual, i = float(np.median(steps)), int(np.argmax(steps))
-    if steps[i] > 10 and steps[i] > 1.5*usual:
-        before, after = stack.slices[i].file, stack.slices[i+1].file.name
-        raise ValueError(f"slices are missing: {steps[i]:.1f} mm between {before} and {after}, the usual "
-                         f"step is {usual:.1f} mm: copy the series again")
+    n, runs, found = len(steps), _runs(steps), {}
+    for i, (a, b, length) in enumerate(runs):
+        lasts = b - a > 2 or (b - a > 1 and (a == 0 or b == n))
+        around = _around(runs, i, n)
+        if around and not lasts and length >= 1.75*max(around): found |= {k: max(around) for k in range(a, b)}
+    usual = float(np.median(steps))
+    skipped = _skipped(steps, np.asarray(numbers)) if len(numbers) == n + 1 else np.zeros(n, bool)
+    for k in np.flatnonzero((steps > max(10, 1.5*usual)) | skipped): found.setdefault(int(k), usual)
+    return sorted(found.items())
+
+def _check_gaps(stack:Stack, gaps:list[tuple[int, float]], notes:Sequence[str]=()) -> None:
+    "Raises `ValueError` naming the slices around the largest gap."
+    if not gaps: return
+    steps = np.diff(stack.depth)
+    i, usual = max(gaps, key=lambda gap: steps[gap[0]])
+    before, after = stack.slices[i].file, stack.slices[i+1].file.name
+    more = f', and at {len(gaps) - 1} other places' if len(gaps) > 1 else ''
+    also = f" ({'; '.join(notes)})" if notes else ''
+    raise ValueError(f"slices are missing: {steps[i]:.1f} mm between {before} and {after}{more}, the usual "
+                     f"step is {usual:.1f} mm{also}: copy the series again, or go on with --allow-gaps "
+                     "(allow_gaps=True of read_volume), which leaves the gap to the other scan")
 
 # %% ../nbs/00b_volume.ipynb #b32ea125
 def _even_step(steps:np.ndarray) -> float: # mm
@@ -316,10 +562,10 @@ def _even_step(steps:np.ndarray) -> float: # mm
     return float(steps.mean())
 
 # %% ../nbs/00b_volume.ipynb #853e1182
-def _irregular(stack:Stack) -> list[str]: # in words
-    "What is corrected in a stack."
-    steps, notes = np.diff(stack.depth), []
-    if np.ptp(steps) > _slack(steps):
+def _irregular(stack:Stack, gaps:Sequence[int]=()) -> list[str]: # in words
+    "What is corrected in a stack; gaps are steps over which slices are missing."
+    steps, notes = np.delete(np.diff(stack.depth), gaps), []
+    if len(steps) and np.ptp(steps) > _slack(steps):
         low, high = steps.min(), steps.max()
         notes.append(f"uneven steps of {low:.2f} to {high:.2f} mm were interpolated to even ones")
     if np.abs(stack.drift).max() >= .1:
@@ -332,12 +578,12 @@ def _regrid(
     volume:np.ndarray, # (z,y,x) float32 as stored
     stack:Stack,       # geometry of its slices
     fill:float,        # value outside, that of air
+    gaps:Sequence[int]=(), # steps over which slices are missing
 ) -> tuple[np.ndarray, np.ndarray, float, list[str]]: # volume, first pixel (3,) and step in mm, notes
-    "Straighten a sheared or uneven stack; raises `ValueError` naming the slices around a hole."
-    steps, (sy, sx) = np.diff(stack.depth), stack.slices[0].spacing
+    "Straighten a sheared or uneven stack; over a gap, the slices around it are blended."
+    steps, (sy, sx) = np.delete(np.diff(stack.depth), gaps), stack.slices[0].spacing
     origin = np.array(stack.slices[0].position)
-    if _is_regular(stack): return volume, origin, float(steps.mean()), []
-    _check_holes(stack)
+    if _is_regular(stack) and not gaps: return volume, origin, float(steps.mean()), []
     low = np.floor(stack.drift.min(0)/(sx, sy)) # pixels to add at each side
     high = np.ceil(stack.drift.max(0)/(sx, sy))
     width, height = (np.array(volume.shape[:0:-1]) + high - low).astype(int).tolist()
@@ -353,7 +599,7 @@ def _regrid(
     for n, t in enumerate(np.interp(depths, stack.depth, np.arange(len(stack.depth)))):
         k = min(int(t), len(stack.depth) - 2)
         cv2.addWeighted(plane(k), 1 - (t - k), plane(k + 1), t - k, 0, dst=out[n])
-    return out, origin + stack.axes[:, :2] @ (low*(sx, sy)), step, _irregular(stack)
+    return out, origin + stack.axes[:, :2] @ (low*(sx, sy)), step, _irregular(stack, gaps)
 
 # %% ../nbs/00b_volume.ipynb #cell-041
 class Scan(NamedTuple):
@@ -364,6 +610,8 @@ class Scan(NamedTuple):
     headers:list[Dataset] # of the slices, in order along their normal; [] for other formats
     patients:set[str]     # digests, see Series
     name:str              # file or folder, without its path
+    # where slices are missing: from and to, counted in slices of the image
+    gaps:tuple[tuple[float, float], ...] = ()
 
 def modality_name(
     modality:str, # as in a DICOM header: CT, MR ...
@@ -432,29 +680,65 @@ def _check_series(series:Series, path:Path|str) -> None:
     if len(series.patients) > 1:
         raise ValueError(f"{path}: the series holds files of {len(series.patients)} patients, such as "
                          f"{first.filename}: sort them into folders")
-    kinds = [h.get('PhotometricInterpretation', 'MONOCHROME2') for h in series.headers]
-    if any(kind != 'MONOCHROME2' for kind in kinds):
-        raise ValueError(f"{path}: {first.filename} is {first.PhotometricInterpretation}, expected "
-                         "MONOCHROME2: this is a picture, not a scan")
+    for h in series.headers:
+        kind = _plain(h.get('PhotometricInterpretation') or 'MONOCHROME2')
+        inverse = 'its grey levels are inverted' if kind == 'MONOCHROME1' else 'this is a picture, not a scan'
+        if kind != 'MONOCHROME2':
+            raise ValueError(f"{h.filename} is {kind}, expected MONOCHROME2: {inverse}; export the original "
+                             "series again")
 
 # %% ../nbs/00b_volume.ipynb #aeabb6aa
+def _check_copies(series:Series) -> None:
+    "Raises `ValueError` naming two files of one identifier and different pixels."
+    for copy, of in series.copies:
+        if copy.read_bytes() == of.read_bytes(): continue # mostly
+        a, b = (_pixels(_slices(_header(p))) for p in (copy, of))
+        if not np.array_equal(a, b):
+            raise ValueError(f"{of} and {copy} are one image by their SOPInstanceUID, and their pixels differ: "
+                             "delete the wrong one")
+
+def _values(slices:list, headers:dict[Path, Dataset]) -> np.ndarray: # (z,y,x) float32
+    "Decode slices that may be frames of several files."
+    if all(s.frame is None for s in slices): return _pixels(slices)
+    out = None
+    for file in dict.fromkeys(s.file for s in slices):
+        frames = _pixels(_slices(headers[file]))
+        if out is None: out = np.empty((len(slices), *frames.shape[1:]), np.float32)
+        for k, s in enumerate(slices):
+            if s.file == file: out[k] = frames[s.frame or 0]
+    return out
+
+def _numbers(slices:list, headers:dict[Path, Dataset]) -> list[int]: # [] where they do not tell the order
+    "The numbers of images, or those of frames within their stack."
+    for keyword in ('InStackPositionNumber', 'InstanceNumber'):
+        said = [_said(_Image(headers[s.file], s), keyword) for s in slices]
+        if all(n.isdecimal() for n in said) and len({*said}) == len(said): return [int(n) for n in said]
+    return []
+
 def read_series(
-    series:Series,    # from find_series
-    path:Path|str='', # named in messages
+    series:Series,         # from find_series
+    path:Path|str='',      # named in messages
+    allow_gaps:bool=False, # read a series of which slices are missing?
 ) -> Scan:
     "Volume of a DICOM series; raises `ValueError` naming what is damaged, missing, or of two patients."
+    if series.broken: raise ValueError(series.broken)
     _check_series(series, path)
-    stack = _stack(series.slices, path)
-    volume, ct = _pixels(stack.slices), series.modality == 'CT'
+    stack, by_file = _stack(series.slices, path), {Path(h.filename): h for h in series.headers}
+    gaps = _gaps(stack, _numbers(stack.slices, by_file))
+    if not allow_gaps: _check_gaps(stack, gaps, series.notes)
+    _check_copies(series)
+    volume, ct = _values(stack.slices, by_file), series.modality == 'CT'
     if ct: volume = _clean_hu(volume, series.headers[0])
-    volume, origin, step, notes = _regrid(volume, stack, _AIR if ct else 0.)
+    volume, origin, step, notes = _regrid(volume, stack, _AIR if ct else 0., [i for i, _ in gaps])
+    depth = stack.depth - stack.depth[0]
+    empty = [(depth[i] + usual/2, depth[i+1] - usual/2) for i, usual in gaps] # mm from the first slice
+    notes += [f'slices are missing from {a:.1f} to {b:.1f} mm after the first: the other scan is shown alone there'
+              for a, b in empty]
     sy, sx = stack.slices[0].spacing
-    headers = series.headers
-    if stack.slices[0].frame is None:
-        by_file = {h.filename: h for h in headers}
-        headers = [by_file[str(s.file)] for s in stack.slices]
+    headers = [by_file[p] for p in dict.fromkeys(s.file for s in stack.slices)]
     image = _image(volume, (sx, sy, step), origin, stack.axes)
-    return Scan(image, series.modality, notes, headers, series.patients, Path(path).name)
+    where = tuple((float(a/step), float(b/step)) for a, b in empty)
+    return Scan(image, series.modality, notes + series.notes, headers, series.patients, Path(path).name, where)
 
 # %% ../nbs/00b_volume.ipynb #cell-045
 _CLASSES = {'CT': '1.2.840.10008.5.1.4.1.1.2', 'MR': '1.2.840.10008.5.1.4.1.1.4'} # Image Storage
@@ -703,9 +987,10 @@ def is_volume(
 ) -> bool:
     "Is this a volume file, a DICOM file, or a folder or an archive that may hold some?"
     path = Path(path)
-    if path.is_dir(): return any(_is_dicom(p) for p in _files(path))
+    def dicom(p): return p.suffix.lower() in _ENDINGS or _is_dicom(p)
+    if path.is_dir(): return any(dicom(p) for p in _files(path))
     if path.name.lower().endswith(VOLUMES): return True
-    return path.is_file() and (zipfile.is_zipfile(path) or _is_dicom(path))
+    return path.is_file() and (zipfile.is_zipfile(path) or dicom(path))
 
 # %% ../nbs/00b_volume.ipynb #4454200c
 def _finite(
@@ -721,25 +1006,30 @@ def _finite(
 
 # %% ../nbs/00b_volume.ipynb #1b8d867f
 def _siblings(path:Path) -> list[Series]:
-    "The series of a folder; of a file that is one slice, the series it belongs to."
+    "The series of a folder; of a file, the series it belongs to."
     found = find_series(path)
-    if path.is_dir() or len(found[0].slices) > 1: return found
-    def holds(series): return any(s.file == path for s in series.slices)
-    return [s for s in find_series(path.parent) if holds(s)]
+    if path.is_dir(): return found
+    one = len(found[0].slices) == 1 # a volume in a file has its other files, if any, beside it
+    files = _files(path.parent) if one else (p for p in path.parent.iterdir() if p.is_file())
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # of what lies beside the file
+        beside = _find(sorted(files), path)
+    def holds(s): return path in [x.file for x in s.slices] + [copy for copy, _ in s.copies]
+    return [s for s in beside if holds(s)]
 
 # %% ../nbs/00b_volume.ipynb #22694d7f
 def _taken(modality:str, why:str) -> str:
     "The note on a modality that the file does not say."
     return f"taken for {'an' if modality == 'MR' else 'a'} {modality_name(modality)} {why}"
 
-def _from_dicom(path:Path, modality:str|None, pick:str|None, prefer:str|None) -> Scan:
+def _from_dicom(path:Path, modality:str|None, pick:str|None, prefer:str|None, gaps:bool) -> Scan:
     "The chosen series; one that does not say what it is, is what it was chosen for."
     series, asked = choose_series(_siblings(path), modality, pick, path, prefer), modality or prefer
-    if series.modality not in _UNSAID or not asked: return read_series(series, path)
-    scan, why, said = read_series(replace(series, modality=asked), path), 'as it was chosen', series.modality
+    if series.modality in ('CT', 'MR') or not asked: return read_series(series, path, gaps)
+    scan, why, said = read_series(replace(series, modality=asked), path, gaps), 'as it was chosen', series.modality
     if modality is None and asked == 'MR' and has_air(scan.image):
         asked, why = 'CT', 'by its values'
-        scan = read_series(replace(series, modality=asked), path)
+        scan = read_series(replace(series, modality=asked), path, gaps)
     return scan._replace(notes=[*scan.notes, _taken(asked, f"{why}: its header says {said or 'nothing'}")])
 
 def _from_file(path:Path, modality:str|None, index:int|None, prefer:str|None) -> Scan:
@@ -762,13 +1052,14 @@ def read_volume(
     index:int|None=None,    # which volume of a 4-D file, from 0; None: the file has one
     hu:bool=True,           # must a CT be in Hounsfield units?
     prefer:str|None=None,   # CT or MR: without a modality, see choose_series; of a file where nothing tells
+    allow_gaps:bool=False,  # read a DICOM series of which slices are missing? See the gaps of a scan
 ) -> Scan:
     "Read a volume; raises `FileNotFoundError`, `PermissionError` or `ValueError` naming what is wrong."
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f"{path}: no such file or folder")
     if path.is_file() and zipfile.is_zipfile(path):
         raise ValueError(f"{path} is a zip archive: unpack it and name the folder")
-    if path.is_dir() or _is_dicom(path): scan = _from_dicom(path, modality, series, prefer)
+    if path.is_dir() or _is_dicom(path): scan = _from_dicom(path, modality, series, prefer, allow_gaps)
     else: scan = _from_file(path, modality, index, prefer)
     if scan.modality == 'CT' and hu: check_hu(scan.image, path)
     return scan
@@ -892,7 +1183,8 @@ def cover(
     grid:sitk.Image,                    # whose voxels are asked for
     transform:sitk.Transform|None=None, # physical point of the grid -> point of the image
     seam:float=8.,                      # mm over which it rises
-) -> np.ndarray:                        # (z,y,x) float32: 0 outside the image, 1 well inside
+    gaps:Sequence[tuple[float, float]]=(), # see Scan
+) -> np.ndarray:                        # (z,y,x) float32: 0 outside the image and in a gap, 1 well inside
     "How far inside the field of view of a volume the voxels of a grid lie."
     first, steps = _index_map(image, grid, transform or sitk.Transform())
     nx, ny, nz = grid.GetSize()
@@ -902,6 +1194,8 @@ def cover(
         at = (first[i] + steps[0, i]*x + steps[1, i]*y + steps[2, i]*z).astype(np.float32)
         for inside in (at + .5, size - .5 - at): # voxels from one face, from the other
             if inside.min() < -1e-3: np.minimum(out, inside*np.float32(spacing/seam), out=out)
+        for a, b in gaps if i == 2 else (): # across the slices
+            np.minimum(out, np.maximum(a - at, at - b)*np.float32(spacing/seam), out=out)
     out = np.clip(out, 0, 1, out=out)
     return out*out*(3 - 2*out)
 
