@@ -17,10 +17,14 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
+from struct import unpack_from
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import cv2
@@ -30,8 +34,12 @@ import pydicom
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.multival import MultiValue
+from pydicom.pixels import get_decoder
+from pydicom.sequence import Sequence
+from pydicom.uid import (UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian,
+                         ImplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage, generate_uid)
 from pydicom.valuerep import format_number_as_ds
 
 from . import __version__
@@ -51,10 +59,73 @@ class Slice(NamedTuple):
     intercept:float
 
 # %% ../nbs/00b_volume.ipynb #91e36dfc
-def _floats(x:Any, n:int) -> tuple[float, ...]|None: # n numbers
-    "Numbers of a DICOM element, None when it is missing, empty or of another length."
-    try: return tuple(map(float, x)) if x is not None and len(x) == n else None
-    except (TypeError, ValueError): return None
+class _Rule(NamedTuple):
+    "What the numbers of a header element can be."
+    n:int            # how many
+    low:float        # smallest
+    high:float       # largest
+    whole:bool=False # without a fraction?
+    zero:bool=True   # may one be 0?
+
+_RULES = dict(
+    Rows=_Rule(1, 1, 65535, True), Columns=_Rule(1, 1, 65535, True), NumberOfFrames=_Rule(1, 1, 2**31, True),
+    SamplesPerPixel=_Rule(1, 1, 4, True), BitsAllocated=_Rule(1, 1, 64, True), BitsStored=_Rule(1, 1, 64, True),
+    HighBit=_Rule(1, 0, 63, True), PixelRepresentation=_Rule(1, 0, 1, True),
+    PixelPaddingValue=_Rule(1, -2.**31, 2.**32, True),
+    PixelSpacing=_Rule(2, 1e-4, 100), ImagePositionPatient=_Rule(3, -1e5, 1e5),           # mm
+    ImageOrientationPatient=_Rule(6, -1.01, 1.01),
+    RescaleSlope=_Rule(1, -1e9, 1e9, zero=False), RescaleIntercept=_Rule(1, -1e9, 1e9))
+
+@contextmanager
+def _named(file:Any, what:str) -> Iterator[None]: # what is done to the file
+    "Whatever goes wrong within becomes a `ValueError` of one line that names the file."
+    try: yield
+    except (FileNotFoundError, PermissionError): raise
+    except Exception as e: # text for a number, a wrong type, nesting without end: pydicom raises anything
+        why = ascii(str(e) or type(e).__name__)[1:-1]
+        raise ValueError(f"cannot {what} {file} ({why[:120]}): the file is truncated or damaged, copy it "
+                         "again") from e
+
+def _values(file:Any, ds:Dataset, keyword:str) -> list: # [] when it is missing or empty
+    "Values of a header element; raises `ValueError` naming the file where they cannot be read."
+    with _named(file, f'read {keyword} of'): value = ds.get(keyword)
+    if value is None or isinstance(value, str) and not value: return []
+    return list(value) if isinstance(value, (MultiValue, Sequence, list, tuple)) else [value]
+
+def _numbers(file:Any, ds:Dataset, keyword:str) -> tuple[float, ...]|None: # None when missing or empty
+    "Numbers of a header element; raises `ValueError` naming the file where they cannot be."
+    (n, low, high, whole, zero), values = _RULES[keyword], _values(file, ds, keyword)
+    def fits(x): # a NaN is in no range
+        number = isinstance(x, (int, float, Decimal)) and low <= x <= high
+        return number and not (whole and x != int(x)) and (zero or x != 0)
+    if len(values) == n and all(map(fits, values)): return tuple(int(x) if whole else float(x) for x in values)
+    if not values: return None
+    kind = f"{n} {'whole ' if whole else ''}number{'' if n == 1 else 's'}"
+    said = ascii(', '.join(map(str, values[:9])))[1:-1]
+    raise ValueError(f"{file}: {keyword} is {said[:60]}, expected {kind} from {low:g} to {high:g}"
+                     f"{'' if zero else ', not 0'}: export the file again as original DICOM")
+
+def _number(file:Any, ds:Dataset, keyword:str, default:Any=None) -> Any: # int or float
+    "The number of a header element; raises `ValueError` where it cannot be, or is missing without a default."
+    found = _numbers(file, ds, keyword)
+    if found: return found[0]
+    if default is None:
+        raise ValueError(f"{file}: no {keyword} in its header: export the file again as original DICOM")
+    return default
+
+def _text(file:Any, ds:Dataset, keyword:str) -> str: # '' when missing
+    "One text of at most 64 characters; raises `ValueError` naming the file for several, or for none."
+    values = _values(file, ds, keyword)
+    if not values: return ''
+    if len(values) == 1 and isinstance(values[0], str) and len(values[0]) <= 64 and values[0].isprintable():
+        return values[0].strip()
+    raise ValueError(f"{file}: {keyword} in its header is not one short text: the file is damaged, export it again")
+
+def _items(file:Any, ds:Dataset, keyword:str) -> list[Dataset]: # [] when missing
+    "Items of a sequence; raises `ValueError` naming the file where the element is something else."
+    values = _values(file, ds, keyword)
+    if all(isinstance(v, Dataset) for v in values): return values
+    raise ValueError(f"{file}: {keyword} in its header is not a sequence: the file is damaged, export it again")
 
 # %% ../nbs/00b_volume.ipynb #1aef89cd
 def _slice(
@@ -65,28 +136,30 @@ def _slice(
     spacing:Dataset,     # the pixel spacing,
     scale:Dataset,       # slope and intercept
 ) -> Slice:
-    "One image of a file."
+    "One image of a file; raises `ValueError` for values that cannot be."
     return Slice(
         file,
         frame,
-        position=_floats(position.get('ImagePositionPatient'), 3),
-        orientation=_floats(orientation.get('ImageOrientationPatient'), 6),
-        spacing=_floats(spacing.get('PixelSpacing'), 2),
-        slope=float(scale.get('RescaleSlope') or 1),
-        intercept=float(scale.get('RescaleIntercept') or 0))
+        position=_numbers(file, position, 'ImagePositionPatient'),
+        orientation=_numbers(file, orientation, 'ImageOrientationPatient'),
+        spacing=_numbers(file, spacing, 'PixelSpacing'),
+        slope=float(_number(file, scale, 'RescaleSlope', 1)),
+        intercept=float(_number(file, scale, 'RescaleIntercept', 0)))
 
 # %% ../nbs/00b_volume.ipynb #ceb193c9
 _GROUPS = ('PlanePositionSequence', 'PlaneOrientationSequence', 'PixelMeasuresSequence',
            'PixelValueTransformationSequence') # position, directions, spacing, scale
 
 def _slices(ds:Dataset) -> list[Slice]:
-    "The images of a DICOM header: one, or one for each frame."
+    "The images of a DICOM header: one, or one for each frame; raises `ValueError` for values that cannot be."
     file = Path(ds.filename)
-    if int(ds.get('NumberOfFrames') or 1) == 1 and 'PerFrameFunctionalGroupsSequence' not in ds:
-        return [_slice(file, None, ds, ds, ds, ds)]
-    shared = (ds.get('SharedFunctionalGroupsSequence') or [Dataset()])[0]
-    each = ds.get('PerFrameFunctionalGroupsSequence') or [Dataset()]*int(ds.NumberOfFrames)
-    def group(frame, name): return (frame.get(name) or shared.get(name) or [Dataset()])[0]
+    n, each = _number(file, ds, 'NumberOfFrames', 1), _items(file, ds, 'PerFrameFunctionalGroupsSequence')
+    if n == 1 and not each: return [_slice(file, None, ds, ds, ds, ds)]
+    shared = (_items(file, ds, 'SharedFunctionalGroupsSequence') or [Dataset()])[0]
+    each = each or [Dataset()]*n
+    if len(each) != n:
+        raise ValueError(f"{file} announces {n} frames and describes {len(each)}: export it again")
+    def group(frame, name): return (_items(file, frame, name) or _items(file, shared, name) or [Dataset()])[0]
     def groups(frame): return [group(frame, name) for name in _GROUPS]
     return [_slice(file, i, *groups(frame)) for i, frame in enumerate(each)]
 
@@ -114,15 +187,13 @@ class Series:
 # %% ../nbs/00b_volume.ipynb #2d10b952
 def _patient(ds:Dataset) -> str: # digest; '' when the header names nobody
     "Tells patients apart without naming them."
-    def text(keyword): return str(ds.get(keyword) or '').strip().lower()
+    file = getattr(ds, 'filename', '')
+    def text(keyword): return '\\'.join(map(str, _values(file, ds, keyword))).strip().lower()
     number = f"{text('PatientID')}|{text('IssuerOfPatientID')}".strip('|')
     who = number or text('PatientName')
     return hashlib.sha256(who.encode()).hexdigest()[:16] if who else ''
 
 # %% ../nbs/00b_volume.ipynb #cell-034
-_DAMAGED = (EOFError, InvalidDicomError, KeyError, ValueError, TypeError, NotImplementedError,
-            AttributeError) # what pydicom raises when a header breaks off
-
 def _is_dicom(path:Path) -> bool: # True for a file with the DICOM preamble
     "Does a file begin as DICOM files do? Raises `ValueError` for an empty one."
     with open(path, 'rb') as f: start = f.read(132)
@@ -131,16 +202,45 @@ def _is_dicom(path:Path) -> bool: # True for a file with the DICOM preamble
     return start[128:] == b'DICM'
 
 # %% ../nbs/00b_volume.ipynb #e9bfeff4
+_PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
+
+def _syntax(ds:Dataset) -> UID:
+    "Transfer syntax of a file; where it does not say, that of the header."
+    said = ds.file_meta.get('TransferSyntaxUID') if hasattr(ds, 'file_meta') else None
+    if said: return UID(str(said))
+    implicit, little = ds.original_encoding
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+def _check_frames(ds:Dataset, path:Path) -> None:
+    "Raises `ValueError` where a file is too small for the frames that its header announces."
+    n, size = _number(path, ds, 'NumberOfFrames', 1), path.stat().st_size
+    syntax = _syntax(ds)
+    frame = _number(path, ds, 'Rows')*_number(path, ds, 'Columns')*_number(path, ds, 'BitsAllocated', 1)/8
+    if syntax == DeflatedExplicitVRLittleEndian: frame /= 1032 # zlib can do no better
+    elif syntax not in _PLAIN: frame = 16                      # no compressed frame is smaller
+    if n > 1 and n*frame > size:
+        raise ValueError(f"{path} announces {n} frames, too many for a file of {size} bytes: it is truncated or "
+                         "damaged, copy it again")
+
+def _check_image(ds:Dataset, path:Path) -> None:
+    "Raises `ValueError` naming a file whose header cannot be that of an image."
+    for keyword in ('SOPInstanceUID', 'SOPClassUID', 'FrameOfReferenceUID', 'Modality', 'PhotometricInterpretation'):
+        _text(path, ds, keyword)
+    for keyword in ('SeriesDescription', 'ProtocolName', 'ImageType', 'InstanceNumber', 'SliceLocation'):
+        _values(path, ds, keyword)
+    if not _text(path, ds, 'SeriesInstanceUID'):
+        raise ValueError(f"{path}: no SeriesInstanceUID in its header, so its series is unknown: export it again")
+    _check_frames(ds, path)
+
 def _header(path:Path) -> Dataset: # without pixels
-    "Header of a DICOM file; raises `ValueError` naming a file that ends early."
-    try:
+    "Header of a DICOM file; raises `ValueError` naming a file that ends early, or has values that cannot be."
+    with _named(path, 'read the header of'):
         ds = pydicom.dcmread(path, stop_before_pixels=True)
-        if 'Rows' not in ds and 'Image Storage' in UID(ds.file_meta.MediaStorageSOPClassUID).name:
-            raise EOFError('no image in it')
-        return ds
-    except _DAMAGED as e:
-        raise ValueError(f"cannot read the header of {path} ({e}): the file is truncated or "
-                         "damaged, copy it again") from e
+        image = 'Rows' in ds or 'Columns' in ds
+        if not image and 'Image Storage' in UID(ds.file_meta.MediaStorageSOPClassUID).name:
+            raise ValueError('no image in it')
+    if image: _check_image(ds, path)
+    return ds
 
 # %% ../nbs/00b_volume.ipynb #c3fd68f7
 def _files(folder:Path) -> Iterator[Path]:
@@ -372,29 +472,170 @@ def modality_name(
     return 'MRI' if modality == 'MR' else modality
 
 # %% ../nbs/00b_volume.ipynb #cell-042
-def _decode(file:Path) -> np.ndarray: # (n,y,x) float32
-    "Images of a DICOM file, scaled; raises `ValueError` naming a file that cannot be decoded."
-    try: img = sitk.ReadImage(str(file), sitk.sitkFloat32)
-    except RuntimeError as e:
-        raise ValueError(f"cannot decode {file}: it is truncated, damaged, or compressed in a way GDCM "
-                         "does not know; copy it again") from e
-    if img.GetNumberOfComponentsPerPixel() > 1:
-        raise ValueError(f"{file} is a colour image, not a slice")
-    return sitk.GetArrayFromImage(img)
+class _Layout(NamedTuple):
+    "How a file stores its pixels."
+    shape:tuple[int, int, int] # frames, rows, columns
+    allocated:int              # bits of a pixel: 8, 16 or 32
+    stored:int                 # bits that count,
+    high:int                   # the highest of them, from 0
+    signed:bool
 
+def _layout(ds:Dataset, file:Path) -> _Layout:
+    "Layout of the pixels as a header says it; raises `ValueError` for one that cannot be."
+    def number(keyword, default=None): return _number(file, ds, keyword, default)
+    if number('SamplesPerPixel', 1) > 1: raise ValueError(f"{file} is a colour image, not a slice")
+    allocated, stored = number('BitsAllocated'), number('BitsStored')
+    high = number('HighBit', stored - 1)
+    if allocated not in (8, 16, 32) or not stored <= high + 1 <= allocated:
+        raise ValueError(f"{file}: its pixels of {stored} bits, up to bit {high} of {allocated}, cannot be read: "
+                         "export it again")
+    shape = number('NumberOfFrames', 1), number('Rows'), number('Columns')
+    return _Layout(shape, allocated, stored, high, number('PixelRepresentation') == 1)
+
+def _significant(
+    a:np.ndarray, # integers
+    bits:int,     # that count,
+    high:int,     # the highest of them
+) -> np.ndarray:  # the same type
+    "Numbers without what lies in unused bits, such as an overlay; the sign is kept."
+    size = 8*a.dtype.itemsize
+    return a if bits == size else (a << (size - 1 - high)) >> (size - bits)
+
+# %% ../nbs/00b_volume.ipynb #fd392212
+_ALONE = (0x01, *range(0xd0, 0xd9))                        # JPEG markers without a length
+_START = {*range(0xc0, 0xd0), 0xf7} - {0xc4, 0xc8, 0xcc}   # JPEG markers that start a frame
+
+class _Stream(NamedTuple):
+    "What a compressed frame says of itself."
+    rows:int
+    columns:int
+    samples:int # of a pixel
+    bits:int    # of a sample
+    signed:bool
+
+def _jpeg(data:bytes) -> _Stream:
+    "What JPEG or JPEG-LS says of itself."
+    at = 2
+    while data[at + 1] not in _START:
+        if data[at] != 0xff: raise ValueError('a marker is missing')
+        if data[at + 1] == 0xff: at += 1 # a fill byte
+        else: at += 2 if data[at + 1] in _ALONE else 2 + unpack_from('>H', data, at + 2)[0]
+    bits, rows, columns, samples = unpack_from('>BHHB', data, at + 4)
+    return _Stream(rows, columns, samples, bits, False)
+
+def _jpeg2000(data:bytes) -> _Stream:
+    "What JPEG 2000 says of itself; raises `ValueError` where its tiles do not reach its end."
+    right, bottom, left, top = unpack_from('>4I', data, 8)
+    samples, bits = unpack_from('>HB', data, 40)
+    at, end = 2, data.rindex(b'\xff\xd9')
+    while at < end:
+        marker, size = unpack_from('>HH', data, at)
+        tile = unpack_from('>I', data, at + 6)[0] if marker == 0xff90 else 2 + size
+        at = at + tile if tile else end # 0: it reaches to the end
+    if at > end: raise ValueError('a tile is cut')
+    return _Stream(bottom - top, right - left, samples, bits % 128 + 1, bits > 127)
+
+def _stream(data:bytes) -> _Stream:
+    "What a compressed frame says of itself; raises `ValueError`, `IndexError` or `struct.error` when cut."
+    if b'\xff\xd9' not in data.rstrip(b'\0')[-4:]: raise ValueError('its end is missing')
+    if data.startswith(b'\xff\xd8'): return _jpeg(data)
+    start = data.find(b'\xff\x4f\xff\x51', 0, 1024) # some writers put the boxes of a file before it
+    if start < 0: raise ValueError('its compression is not known')
+    return _jpeg2000(data[start:])
+
+# %% ../nbs/00b_volume.ipynb #46d1427c
+_MOST_PIXELS = 2**26 # of a compressed frame, whose few bytes can claim any number
+
+def _check_stream(data:bytes, layout:_Layout) -> _Stream:
+    "What a compressed frame says of itself; raises `ValueError` where the header says something else."
+    found, (_, rows, columns) = _stream(data), layout.shape
+    if (found.rows, found.columns, found.samples) != (rows, columns, 1):
+        raise ValueError(f"{found.columns} x {found.rows} pixels of {found.samples} numbers are there, its "
+                         f"header says {columns} x {rows}")
+    if not 1 < found.bits <= min(layout.allocated, 16): raise ValueError(f"pixels of {found.bits} bits")
+    if rows*columns > _MOST_PIXELS: raise ValueError(f"more than {_MOST_PIXELS} pixels")
+    return found
+
+def _gdcm(
+    data:bytes,     # compressed frame,
+    stream:_Stream, # what it says of itself
+    syntax:UID,     # how it is compressed
+    path:Path,      # of a file to write for it
+) -> np.ndarray:    # (y,x) integers
+    "Decode a frame of the JPEG family; raises `RuntimeError` where that fails."
+    ds, size = Dataset(), 8 if stream.bits <= 8 else 16
+    _put(ds, SOPClassUID=SecondaryCaptureImageStorage, SOPInstanceUID=generate_uid(), Modality='OT')
+    _put(ds, SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', Rows=stream.rows, Columns=stream.columns)
+    _put(ds, BitsAllocated=size, BitsStored=stream.bits, HighBit=stream.bits - 1)
+    _put(ds, PixelRepresentation=int(stream.signed), PixelData=encapsulate([data]))
+    ds.file_meta = _file_meta(ds, syntax)
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.save_as(path, enforce_file_format=True)
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO='GDCMImageIO'))[0]
+
+# %% ../nbs/00b_volume.ipynb #56d2c936
+_TABLE = 'ExtendedOffsetTable', 'ExtendedOffsetTableLengths' # where the frames begin, how long they are
+_PIXELS = ('Rows', 'Columns', 'NumberOfFrames', 'SamplesPerPixel', 'BitsAllocated', 'BitsStored', 'HighBit',
+           'PixelRepresentation', 'PhotometricInterpretation', 'PixelData', *_TABLE)
+
+def _frames(ds:Dataset, layout:_Layout) -> list[bytes]:
+    "Compressed frames; raises `ValueError` where there are more or fewer than the header says."
+    n, (offsets, lengths) = layout.shape[0], (ds.get(k) for k in _TABLE)
+    table = (offsets, lengths) if offsets and lengths else None
+    frames = list(generate_frames(ds.PixelData, number_of_frames=n, extended_offsets=table))
+    if len(frames) != n: raise ValueError(f"{n} frames are announced, and {len(frames)} are there")
+    return frames
+
+def _family(ds:Dataset, layout:_Layout, syntax:UID) -> np.ndarray: # (n,y,x) integers
+    "Images of the JPEG family; raises all kinds of errors where they are not whole."
+    frames = _frames(ds, layout)
+    streams = [_check_stream(f, layout) for f in frames]
+    with TemporaryDirectory(prefix='medfusion') as folder:
+        path = Path(folder)/'frame.dcm'
+        a = np.stack([_gdcm(f, s, syntax, path) for f, s in zip(frames, streams)])
+    bits = min(layout.stored, *(s.bits for s in streams))
+    return _significant(a.astype(f"{'i' if layout.signed else 'u'}{layout.allocated//8}"), bits, bits - 1)
+
+def _check_length(ds:Dataset, layout:_Layout, syntax:UID) -> int: # bytes more than needed
+    "Raises `ValueError` where pixels are fewer than the header says, or many more."
+    need = int(np.prod(layout.shape, dtype=object))*layout.allocated//8
+    if syntax == RLELossless: # two bytes become 128 at most
+        there, row = 64*sum(map(len, _frames(ds, layout))), np.inf
+    else: there, row = len(ds.PixelData), layout.shape[2]*layout.allocated//8
+    if need <= there <= need + max(row, 1): return there - need
+    raise ValueError(f"{there} bytes of pixels are there, its header asks for {need}")
+
+def _stored(file:Path) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes that are there beyond them
+    "Images of a DICOM file; raises `ValueError` naming a file that does not hold what its header says."
+    with _named(file, 'decode'): ds = pydicom.dcmread(file, force=True, specific_tags=list(_PIXELS))
+    layout, syntax = _layout(ds, file), _syntax(ds)
+    with _named(file, 'decode'):
+        if 'PixelData' not in ds: raise ValueError('no pixels are there')
+        if syntax not in (*_PLAIN, RLELossless): return _family(ds, layout, syntax), 0
+        more = _check_length(ds, layout, syntax)
+        plugin = 'pydicom' if syntax == RLELossless else ''
+        a = get_decoder(syntax).as_array(ds, raw=True, decoding_plugin=plugin)[0].reshape(layout.shape)
+        return _significant(a, layout.stored, layout.high), 0 if plugin else more
+
+# %% ../nbs/00b_volume.ipynb #2d6c759a
 def _pixels(
-    slices:list, # of Slice, in the order wanted
-) -> np.ndarray: # (z,y,x) float32, slope and intercept applied
-    "Decode slices; raises `ValueError` naming a file that cannot be decoded or has too few frames."
-    file = slices[0].file
-    if slices[0].frame is None: return np.concatenate([_decode(s.file) for s in slices])
-    frames = _decode(file)
-    if len(frames) < len(slices):
-        raise ValueError(f"{file} announces {len(slices)} frames and holds {len(frames)}: it is truncated, "
-                         "copy it again")
-    first = min(slices, key=lambda s: s.frame) # GDCM scales all frames as the first
-    def rescaled(s): return (frames[s.frame] - first.intercept)/first.slope*s.slope + s.intercept
-    return np.stack([rescaled(s) for s in slices]).astype(np.float32)
+    slices:list,    # of Slice, in the order wanted
+    notes:list[str]|None=None, # added to
+) -> np.ndarray:    # (z,y,x) float32, slope and intercept applied
+    "Decode slices; raises `ValueError` naming a file that does not hold what its header says."
+    out, file, stored, longer = np.empty(0, np.float32), None, np.empty(0), set()
+    for k, s in enumerate(slices):
+        if s.file != file:
+            (stored, more), file = _stored(s.file), s.file
+            if more > 1: longer.add(file) # one pads to an even length
+        if not k: out = np.empty((len(slices), *stored.shape[1:]), np.float32)
+        if not (s.frame or 0) < len(stored) or stored.shape[1:] != out.shape[1:]:
+            raise ValueError(f"{file} is not what its header said: was it changed meanwhile?")
+        np.add(stored[s.frame or 0]*s.slope, s.intercept, out=out[k], casting='same_kind')
+    if longer and notes is not None:
+        notes.append(f"{len(longer)} {'file is' if len(longer) == 1 else 'files are'} longer than their pixels, "
+                     "the rest was left out")
+    return out
 
 # %% ../nbs/00b_volume.ipynb #ed522183
 def _image(
