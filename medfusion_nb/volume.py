@@ -7,16 +7,17 @@ __all__ = ['VOLUMES', 'RECORD', 'RESEARCH', 'MAX_STORED', 'Slice', 'Series', 'fi
            'Stack', 'Scan', 'modality_name', 'read_series', 'write_original', 'phantom_study', 'check_hu', 'has_air',
            'guess_modality', 'is_volume', 'read_volume', 'read_labels', 'orientation', 'canonical', 'slice_axis',
            'mri_range', 'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder', 'check_levels', 'write_nifti',
-           'body_part', 'is_head', 'write_dicom']
+           'is_head', 'body_part', 'write_dicom']
 
 # %% ../nbs/00b_volume.ipynb #cell-003
 import gzip
 import hashlib
 import re
 import unicodedata
+import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -33,19 +34,26 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
 from pydicom.multival import MultiValue
 from pydicom.pixels import get_decoder
-from pydicom.sequence import Sequence
+from pydicom.sequence import Sequence as Items
 from pydicom.uid import (UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian,
-                         ImplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage, generate_uid)
+                         ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless,
+                         RLELossless, SecondaryCaptureImageStorage, generate_uid)
 from pydicom.valuerep import format_number_as_ds
 
 from . import __version__
 from .core import staged
 from .data import Window, window_ct
 from .phantom import PhantomVolume, like, phantom_volume
+
+warnings.filterwarnings('ignore', module=r'pydicom\.') # they quote what a header holds, names and dates too
 
 # %% ../nbs/00b_volume.ipynb #cell-031
 class Slice(NamedTuple):
@@ -90,7 +98,7 @@ def _values(file:Any, ds:Dataset, keyword:str) -> list: # [] when it is missing 
     "Values of a header element; raises `ValueError` naming the file where they cannot be read."
     with _named(file, f'read {keyword} of'): value = ds.get(keyword)
     if value is None or isinstance(value, str) and not value: return []
-    return list(value) if isinstance(value, (MultiValue, Sequence, list, tuple)) else [value]
+    return list(value) if isinstance(value, (MultiValue, Items, list, tuple)) else [value]
 
 def _numbers(file:Any, ds:Dataset, keyword:str) -> tuple[float, ...]|None: # None when missing or empty
     "Numbers of a header element; raises `ValueError` naming the file where they cannot be."
@@ -226,7 +234,8 @@ def _check_image(ds:Dataset, path:Path) -> None:
     "Raises `ValueError` naming a file whose header cannot be that of an image."
     for keyword in ('SOPInstanceUID', 'SOPClassUID', 'FrameOfReferenceUID', 'Modality', 'PhotometricInterpretation'):
         _text(path, ds, keyword)
-    for keyword in ('SeriesDescription', 'ProtocolName', 'ImageType', 'InstanceNumber', 'SliceLocation'):
+    for keyword in ('StudyInstanceUID', 'SeriesDescription', 'ProtocolName', 'ImageType', 'InstanceNumber', 'SliceLocation', 'BodyPartExamined',
+                    'BurnedInAnnotation', 'RecognizableVisualFeatures', 'LossyImageCompression'):
         _values(path, ds, keyword)
     if not _text(path, ds, 'SeriesInstanceUID'):
         raise ValueError(f"{path}: no SeriesInstanceUID in its header, so its series is unknown: export it again")
@@ -659,10 +668,10 @@ def _clean_hu(
     header:Dataset, # of one of its slices
 ) -> np.ndarray:    # same shape, no value below that of air
     "Padding outside the scan circle becomes air."
-    padding = header.get('PixelPaddingValue')
-    if isinstance(padding, int):
-        slope, intercept = header.get('RescaleSlope') or 1, header.get('RescaleIntercept') or 0
-        value = padding*float(slope) + float(intercept)
+    def number(keyword, default): return _number(getattr(header, 'filename', ''), header, keyword, default)
+    padding = number('PixelPaddingValue', np.nan)
+    if np.isfinite(padding):
+        value = padding*number('RescaleSlope', 1) + number('RescaleIntercept', 0)
         if not -1000 < value < 4000: hu[hu == value] = _AIR # what could be tissue is a mistake
     return np.maximum(hu, _AIR, out=hu)
 
@@ -673,10 +682,10 @@ def _check_series(series:Series, path:Path|str) -> None:
     if len(series.patients) > 1:
         raise ValueError(f"{path}: the series holds files of {len(series.patients)} patients, such as "
                          f"{first.filename}: sort them into folders")
-    kinds = [h.get('PhotometricInterpretation', 'MONOCHROME2') for h in series.headers]
-    if any(kind != 'MONOCHROME2' for kind in kinds):
-        raise ValueError(f"{path}: {first.filename} is {first.PhotometricInterpretation}, expected "
-                         "MONOCHROME2: this is a picture, not a scan")
+    for h in series.headers:
+        kind = _text(h.filename, h, 'PhotometricInterpretation') or 'MONOCHROME2'
+        if kind != 'MONOCHROME2':
+            raise ValueError(f"{path}: {h.filename} is {kind}, expected MONOCHROME2: this is a picture, not a scan")
 
 # %% ../nbs/00b_volume.ipynb #aeabb6aa
 def read_series(
@@ -686,7 +695,8 @@ def read_series(
     "Volume of a DICOM series; raises `ValueError` naming what is damaged, missing, or of two patients."
     _check_series(series, path)
     stack = _stack(series.slices, path)
-    volume, ct = _pixels(stack.slices), series.modality == 'CT'
+    longer:list[str] = []
+    volume, ct = _pixels(stack.slices, longer), series.modality == 'CT'
     if ct: volume = _clean_hu(volume, series.headers[0])
     volume, origin, step, notes = _regrid(volume, stack, _AIR if ct else 0.)
     sy, sx = stack.slices[0].spacing
@@ -695,7 +705,7 @@ def read_series(
         by_file = {h.filename: h for h in headers}
         headers = [by_file[str(s.file)] for s in stack.slices]
     image = _image(volume, (sx, sy, step), origin, stack.axes)
-    return Scan(image, series.modality, notes, headers, series.patients, Path(path).name)
+    return Scan(image, series.modality, [*longer, *notes], headers, series.patients, Path(path).name)
 
 # %% ../nbs/00b_volume.ipynb #cell-045
 _CLASSES = {'CT': '1.2.840.10008.5.1.4.1.1.2', 'MR': '1.2.840.10008.5.1.4.1.1.4'} # Image Storage
@@ -1206,17 +1216,44 @@ def write_nifti(
 _PATIENT = ('PatientName', 'PatientID', 'PatientBirthDate', 'PatientSex')
 _STUDY = ('StudyInstanceUID', 'StudyDate', 'StudyTime', 'AccessionNumber', 'ReferringPhysicianName',
           'StudyID', 'StudyDescription')
-_KEPT = ('FrameOfReferenceUID', 'PositionReferenceIndicator', 'PatientPosition', 'LossyImageCompression',
-         'LossyImageCompressionRatio', 'LossyImageCompressionMethod')
+_TERMS = {k: set(terms.split()) for k, terms in dict( # of the standard
+    PatientPosition='HFP HFS HFDR HFDL FFP FFS FFDR FFDL LFP LFS RFP RFS AFDR AFDL PFDR PFDL',
+    Laterality='R L', ScanningSequence='SE IR GR EP RM', SequenceVariant='SK MTC SS TRSS SP MP OSP NONE',
+    ScanOptions='PER RG CG PPG FC PFF PFP SP FS CT', MRAcquisitionType='2D 3D',
+    LossyImageCompressionMethod='ISO_10918_1 ISO_14495_1 ISO_15444_1 ISO_15444_15 ISO_18181_1').items()}
 
-def _kept(old:Dataset, owner:Dataset, deidentify:bool) -> Iterator[Any]: # DICOM elements
-    "What a derived series copies: the space of its reference, patient and study of their owner."
-    space = [k for k in _KEPT if not (deidentify and k.endswith('UID'))]
-    patient = [e.keyword for e in owner if e.tag.group == 0x10 and e.keyword]
-    whose = [] if deidentify else [*patient, *_STUDY, 'SpecificCharacterSet']
-    for header, keywords in ((old, space), (owner, whose)):
-        yield from (header[k] for k in keywords if k in header and not header[k].is_empty)
+def _said(header:Dataset, keyword:str) -> list[str]: # in capitals
+    "Terms of a header element."
+    return [str(v).strip().upper() for v in _values(getattr(header, 'filename', ''), header, keyword)]
 
+def _check_written(e:DataElement, header:Dataset) -> None:
+    "Raises all kinds of errors for an element that is not of its type, or cannot be written."
+    if e.VR != dictionary_VR(e.tag): raise ValueError('wrong type')
+    if e.VR in ('DS', 'IS') and not np.isfinite(np.array(e.value, float)).all(): raise ValueError('no number')
+    to = DicomBytesIO()
+    to.is_little_endian, to.is_implicit_VR = True, False
+    write_data_element(to, e, header.get('SpecificCharacterSet'))
+
+def _copy(
+    ds:Dataset,            # changed
+    header:Dataset,        # of a source
+    keywords:Iterable[str],
+    deidentify:bool=False, # only numbers, and terms of the standard?
+) -> None:
+    "Copy the elements of a header that hold something; warns of those that cannot be written."
+    for k in keywords:
+        if k not in header: continue
+        try:
+            if header[k].is_empty: continue
+            _check_written(header[k], header)
+        except Exception: # pydicom raises anything
+            file = getattr(header, 'filename', 'a header')
+            warnings.warn(f"{file}: its {k} cannot be and is not copied", stacklevel=2)
+        else:
+            known = header[k].VR in ('DS', 'IS') or {*_said(header, k)} <= _TERMS.get(k, set())
+            if known or not deidentify: ds[k] = header[k]
+
+# %% ../nbs/00b_volume.ipynb #55cdb3ce
 def _owner(*scans:Scan|None) -> Dataset: # empty where no scan has headers
     "The header that gives patient and study: the first that names a patient, with a study where it can be."
     headers = [s.headers[0] for s in scans if s is not None and s.headers]
@@ -1224,21 +1261,50 @@ def _owner(*scans:Scan|None) -> Dataset: # empty where no scan has headers
     same = [h for h in named if _patient(h) == _patient(named[0])]
     return next((h for h in same if h.get('StudyInstanceUID')), named[0])
 
+# %% ../nbs/00b_volume.ipynb #42b32439
+_LOSSY = JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
+def _agreed(keyword:str, yes:str, no:str, scans:Iterable[Scan|None]) -> str|None: # None: not known
+    "What the sources say of their pixels: yes where one does, no where all do."
+    headers = [h for s in scans if s is not None for h in s.headers or [Dataset()]]
+    said = {' '.join(_said(h, keyword)) for h in headers}
+    return yes if yes in said else no if said == {no} else None
+
+def _pixel_history(ds:Dataset, scans:Sequence[Scan|None], deidentify:bool) -> None:
+    "Say of the pixels of a derived series what their sources say."
+    headers = [h for s in scans if s is not None for h in s.headers]
+    lossy = [h for h in headers if '01' in _said(h, 'LossyImageCompression') or _syntax(h) in _LOSSY]
+    found = dict(BurnedInAnnotation=_agreed('BurnedInAnnotation', 'YES', 'NO', scans),
+                 RecognizableVisualFeatures=_agreed('RecognizableVisualFeatures', 'YES', 'NO', scans),
+                 LossyImageCompression='01' if lossy else _agreed('LossyImageCompression', '01', '00', scans))
+    _put(ds, **{k: v for k, v in found.items() if v})
+    for h in lossy[:1]: _copy(ds, h, ('LossyImageCompressionRatio', 'LossyImageCompressionMethod'), deidentify)
+    if deidentify:
+        ds.PatientIdentityRemoved = 'NO' if 'YES' in found.values() else 'YES'
+        ds.DeidentificationMethod = ['medfusion_nb: no tag of the patient or the study was copied',
+                                     'pixels not cleaned: burned-in text and faces stay']
+
 # %% ../nbs/00b_volume.ipynb #0cdaec8d
-def body_part(
-    *scans:Scan|None, # the first that says it counts
-) -> str:             # in capitals, such as HEAD; '' where no header says it
-    "The part of the body that was examined."
+# how the words begin that name the head, also in German, French and Spanish
+_HEAD = 'HEAD', 'BRAIN', 'SKULL', 'CRAN', 'CEREBR', 'KOPF', 'SCHAD', 'SCHAED', 'TETE', 'CABEZA'
+_PARTS = set( # terms of the standard, and what one meets
+    'ABDOMEN ABDOMENPELVIS ADRENAL ANKLE AORTA ARM AXILLA BACK BLADDER BREAST BRONCHUS CALF CAROTID CHEST '
+    'CHESTABDOMEN CHESTABDPELVIS CLAVICLE COLON CORONARYARTERY CSPINE CTSPINE EAR ELBOW ESOPHAGUS EXTREMITY EYE '
+    'FACE FEMUR FINGER FOOT FOREARM HAND HEART HIP HUMERUS IAC JAW KIDNEY KNEE LARYNX LEG LIVER LOWER LSPINE '
+    'LSSPINE LUNG MANDIBLE MAXILLA MEDIASTINUM MOUTH NECK NECKCHEST NECKCHESTABDOMEN NECKCHESTABDPELV NOSE ORBIT '
+    'PANCREAS PAROTID PELVIS PHARYNX PROSTATE RIB SACRUM SCAPULA SELLA SHOULDER SINUS SPINE SPLEEN SSPINE STERNUM '
+    'STOMACH THIGH THORAX THUMB THYMUS THYROID TIBIA TLSPINE TMJ TOE TRACHEA TRUNK TSPINE ULNA UPPER UTERUS '
+    'WHOLEBODY WRIST BODY WHOLE'.split())
+
+def _examined(*scans:Scan|None) -> str: # in capitals and plain letters; '' where no header says it
+    "The part of the body that was examined, in the words of the first header that says it."
     for s in scans:
-        said = str(s.headers[0].get('BodyPartExamined') or '') if s and s.headers else ''
-        plain = unicodedata.normalize('NFKD', said.upper()).encode('ascii', 'ignore').decode()
+        said = ' '.join(_said(s.headers[0], 'BodyPartExamined')) if s and s.headers else ''
+        plain = unicodedata.normalize('NFKD', said).encode('ascii', 'ignore').decode()
         part = ' '.join(re.findall('[A-Z0-9_]+', plain))
         if len(part) > 16: part = part[:17].rpartition(' ')[0] or part[:16] # DICOM allows no more
         if part: return part
     return ''
-
-# how the words begin that name the head, also in German, French and Spanish
-_HEAD = 'HEAD', 'BRAIN', 'SKULL', 'CRAN', 'CEREBR', 'KOPF', 'SCHAD', 'SCHAED', 'TETE', 'CABEZA'
 
 def is_head(
     part:str, # from body_part
@@ -1246,23 +1312,33 @@ def is_head(
     "Is this part of the body the head?"
     return any(word.startswith(_HEAD) for word in re.split('[ _]', part))
 
+def body_part(
+    *scans:Scan|None, # the first that says it counts
+) -> str:             # such as HEAD or CHEST ABDOMEN; OTHER for words that are not known; '': no header says it
+    "The part of the body that was examined, without free text, which may be a name."
+    words = re.split('[ _]', _examined(*scans))
+    known = dict.fromkeys('HEAD' if is_head(w) else w for w in words if is_head(w) or w in _PARTS)
+    return ' '.join(known) or ('OTHER' if any(words) else '')
+
 # %% ../nbs/00b_volume.ipynb #4512f100
 def _base_header(reference:Scan, other:Scan|None, deidentify:bool) -> Dataset:
     "What all slices of a derived series share: patient, study and frame of reference."
-    old, ds = (reference.headers or [Dataset()])[0], Dataset()
-    for k in (*_PATIENT, *_STUDY, 'PositionReferenceIndicator'): setattr(ds, k, '')
+    old, owner, ds = (reference.headers or [Dataset()])[0], _owner(reference, other), Dataset()
+    for k in (*_PATIENT, *_STUDY, 'PositionReferenceIndicator', 'PatientPosition'): setattr(ds, k, '')
     ds.StudyInstanceUID, ds.FrameOfReferenceUID = generate_uid(), generate_uid()
-    for element in _kept(old, _owner(reference, other), deidentify): ds[element.tag] = element
-    if 'PatientPosition' not in ds: ds.PatientPosition = ''
-    part = body_part(reference, other)
-    if part: ds.BodyPartExamined = part
-    if 'Laterality' in old or not part: ds.Laterality = old.get('Laterality') or '' # part of a pair, perhaps
-    for k, default in _ASKED[reference.modality].items():
-        setattr(ds, k, old[k].value if k in old else default)
+    part = body_part(reference, other) if deidentify else _examined(reference, other)
+    if part and not (deidentify and part == 'OTHER'): ds.BodyPartExamined = part
+    else: ds.Laterality = '' # of a pair, perhaps
+    asked = _ASKED[reference.modality]
+    _put(ds, **asked)
+    _copy(ds, old, ('PatientPosition', 'Laterality', *asked), deidentify)
+    if not deidentify:
+        patient = [keyword_for_tag(tag) for tag in owner.keys() if tag.group == 0x10]
+        _copy(ds, old, ('FrameOfReferenceUID', 'PositionReferenceIndicator'))
+        _copy(ds, owner, ('SpecificCharacterSet', *filter(None, patient), *_STUDY))
+    elif 'AcquisitionNumber' in ds: ds.AcquisitionNumber = None # a number that might be the patient's
     ds.Modality, ds.SOPClassUID = reference.modality, _CLASSES[reference.modality]
-    if deidentify:
-        ds.PatientIdentityRemoved = 'YES'
-        ds.DeidentificationMethod = 'medfusion_nb: no tag of the patient or the study was copied'
+    _pixel_history(ds, (reference, other), deidentify)
     return ds
 
 # %% ../nbs/00b_volume.ipynb #cell-091
@@ -1282,7 +1358,6 @@ def _series_header(
     ds.SoftwareVersions = __version__
     ds.ImageType = _image_type('DERIVED', 'SECONDARY', modality)
     ds.DerivationDescription = f'{description}. {RESEARCH}'[:1024]
-    ds.BurnedInAnnotation = 'NO'
     _pixel_header(ds, grid, 12)
     _put(ds, WindowCenter='2048', WindowWidth='4096')
     _put(ds, RescaleSlope='1', RescaleIntercept='0', RescaleType='US')
@@ -1316,8 +1391,9 @@ def _source_items(
         if transform is not None: corners = [transform.TransformPoint(c) for c in corners]
         plane = np.array(corners) @ normal
         near = (depth > plane.min() - step) & (depth < plane.max() + step)
-        uids = dict.fromkeys(h.SOPInstanceUID for (h, _), cut in zip(places, near) if cut) # each once
-        return [_reference(scan.headers[0].SOPClassUID, uid) for uid in uids]
+        cuts = [h for (h, _), cut in zip(places, near) if cut]
+        uids = dict.fromkeys((h.get('SOPClassUID'), h.get('SOPInstanceUID')) for h in cuts) # each once
+        return [_reference(*pair) for pair in uids if all(pair)]
     return [items(k) for k in range(n)]
 
 # %% ../nbs/00b_volume.ipynb #cell-094
