@@ -12,6 +12,7 @@ __all__ = ['VOLUMES', 'RECORD', 'RESEARCH', 'MAX_STORED', 'Slice', 'Series', 'fi
 # %% ../nbs/00b_volume.ipynb #cell-003
 import gzip
 import hashlib
+import os
 import re
 import unicodedata
 import warnings
@@ -25,7 +26,8 @@ from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from struct import unpack_from
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
+from threading import Lock
 from typing import Any, NamedTuple
 
 import cv2
@@ -554,6 +556,7 @@ def _stream(data:bytes) -> _Stream:
 
 # %% ../nbs/00b_volume.ipynb #46d1427c
 _MOST_PIXELS = 2**26 # of a compressed frame, whose few bytes can claim any number
+_quiet = Lock()
 
 def _check_stream(data:bytes, layout:_Layout) -> _Stream:
     "What a compressed frame says of itself; raises `ValueError` where the header says something else."
@@ -565,13 +568,27 @@ def _check_stream(data:bytes, layout:_Layout) -> _Stream:
     if rows*columns > _MOST_PIXELS: raise ValueError(f"more than {_MOST_PIXELS} pixels")
     return found
 
+@contextmanager
+def _messages() -> Iterator[list[bytes]]: # filled at the end
+    "Catch what libraries in C write to standard error, for all threads."
+    said:list[bytes] = []
+    with _quiet, TemporaryFile() as caught:
+        shown = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try: yield said
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            caught.seek(0)
+            said.append(caught.read())
+
 def _gdcm(
     data:bytes,     # compressed frame,
     stream:_Stream, # what it says of itself
     syntax:UID,     # how it is compressed
     path:Path,      # of a file to write for it
 ) -> np.ndarray:    # (y,x) integers
-    "Decode a frame of the JPEG family; raises `RuntimeError` where that fails."
+    "Decode a frame of the JPEG family; raises `ValueError` where that fails."
     ds, size = Dataset(), 8 if stream.bits <= 8 else 16
     _put(ds, SOPClassUID=SecondaryCaptureImageStorage, SOPInstanceUID=generate_uid(), Modality='OT')
     _put(ds, SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', Rows=stream.rows, Columns=stream.columns)
@@ -580,7 +597,11 @@ def _gdcm(
     ds.file_meta = _file_meta(ds, syntax)
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     ds.save_as(path, enforce_file_format=True)
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO='GDCMImageIO'))[0]
+    try:
+        with _messages() as said: image = sitk.ReadImage(str(path), imageIO='GDCMImageIO')
+    except RuntimeError: raise ValueError("its stream is damaged, or compressed in a way GDCM does not know") from None
+    if b'orrupt' in said[0] or b'remature' in said[0]: raise ValueError("its stream is cut or damaged")
+    return sitk.GetArrayFromImage(image)[0]
 
 # %% ../nbs/00b_volume.ipynb #56d2c936
 _TABLE = 'ExtendedOffsetTable', 'ExtendedOffsetTableLengths' # where the frames begin, how long they are
