@@ -292,7 +292,7 @@ def _modalities(given:dict[str, Any], n:int) -> list[str|None]: # None: the file
 
 def _same_values(a:Scan, b:Scan) -> bool:
     "Do two scans hold the same voxels?"
-    return np.array_equal(*(sitk.GetArrayViewFromImage(s.image) for s in (a, b)))
+    return np.array_equal(sitk.GetArrayViewFromImage(a.image), sitk.GetArrayViewFromImage(b.image))
 
 def _check_distinct(paths:Sequence[str], scans:Sequence[Scan]) -> None:
     "Raises `ValueError` where a scan is named twice."

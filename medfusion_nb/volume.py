@@ -7,23 +7,29 @@ __all__ = ['VOLUMES', 'RECORD', 'RESEARCH', 'MAX_STORED', 'Slice', 'Series', 'fi
            'Stack', 'Scan', 'modality_name', 'read_series', 'write_original', 'phantom_study', 'check_hu', 'has_air',
            'guess_modality', 'is_volume', 'read_volume', 'read_labels', 'orientation', 'canonical', 'slice_axis',
            'mri_range', 'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder', 'check_levels', 'write_nifti',
-           'body_part', 'is_head', 'write_dicom']
+           'is_head', 'body_part', 'write_dicom']
 
 # %% ../nbs/00b_volume.ipynb #cell-003
 import gzip
 import hashlib
+import os
 import re
 import unicodedata
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from functools import lru_cache
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from struct import unpack_from
+from tempfile import TemporaryDirectory, TemporaryFile
+from threading import Lock
 from typing import Any, NamedTuple
 
 import cv2
@@ -32,17 +38,27 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import data_element_generator, read_partial
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.filewriter import write_data_element
+from pydicom.multival import MultiValue
+from pydicom.pixels import get_decoder
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import (UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian,
+                         ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless,
+                         RLELossless, SecondaryCaptureImageStorage, generate_uid)
 from pydicom.valuerep import format_number_as_ds
 
 from . import __version__
 from .core import staged
 from .data import Window, window_ct
 from .phantom import PhantomVolume, like, phantom_volume
+
+warnings.filterwarnings('ignore', module=r'pydicom\.') # they quote what a header holds, names and dates too
 
 # %% ../nbs/00b_volume.ipynb #cell-031
 class Slice(NamedTuple):
@@ -56,10 +72,73 @@ class Slice(NamedTuple):
     intercept:float
 
 # %% ../nbs/00b_volume.ipynb #91e36dfc
-def _floats(x:Any, n:int) -> tuple[float, ...]|None: # n numbers
-    "Numbers of a DICOM element, None when it is missing, empty or of another length."
-    try: return tuple(map(float, x)) if x is not None and len(x) == n else None
-    except (TypeError, ValueError): return None
+class _Rule(NamedTuple):
+    "What the numbers of a header element can be."
+    n:int            # how many
+    low:float        # smallest
+    high:float       # largest
+    whole:bool=False # without a fraction?
+    zero:bool=True   # may one be 0?
+
+_RULES = dict(
+    Rows=_Rule(1, 1, 65535, True), Columns=_Rule(1, 1, 65535, True), NumberOfFrames=_Rule(1, 1, 2**31, True),
+    SamplesPerPixel=_Rule(1, 1, 4, True), BitsAllocated=_Rule(1, 1, 64, True), BitsStored=_Rule(1, 1, 64, True),
+    HighBit=_Rule(1, 0, 63, True), PixelRepresentation=_Rule(1, 0, 1, True),
+    PixelPaddingValue=_Rule(1, -2.**31, 2.**32, True),
+    PixelSpacing=_Rule(2, 1e-4, 100), ImagePositionPatient=_Rule(3, -1e5, 1e5),           # mm
+    ImageOrientationPatient=_Rule(6, -1.01, 1.01),
+    RescaleSlope=_Rule(1, -1e9, 1e9, zero=False), RescaleIntercept=_Rule(1, -1e9, 1e9))
+
+@contextmanager
+def _named(file:Any, what:str) -> Iterator[None]: # what is done to the file
+    "Whatever goes wrong within becomes a `ValueError` of one line that names the file."
+    try: yield
+    except (FileNotFoundError, PermissionError): raise
+    except Exception as e: # text for a number, a wrong type, nesting without end: pydicom raises anything
+        why = ascii(str(e) or type(e).__name__)[1:-1]
+        raise ValueError(f"cannot {what} {file} ({why[:120]}): the file is truncated or damaged, copy it "
+                         "again") from e
+
+def _values(file:Any, ds:Dataset, keyword:str) -> list: # [] when it is missing or empty
+    "Values of a header element; raises `ValueError` naming the file where they cannot be read."
+    with _named(file, f'read {keyword} of'): value = ds.get(keyword)
+    if value is None or isinstance(value, str) and not value: return []
+    return list(value) if isinstance(value, (MultiValue, Items, list, tuple)) else [value]
+
+def _numbers(file:Any, ds:Dataset, keyword:str) -> tuple[float, ...]|None: # None when missing or empty
+    "Numbers of a header element; raises `ValueError` naming the file where they cannot be."
+    (n, low, high, whole, zero), values = _RULES[keyword], _values(file, ds, keyword)
+    def fits(x): # a NaN is in no range
+        number = isinstance(x, (int, float, Decimal)) and low <= x <= high
+        return number and not (whole and x != int(x)) and (zero or x != 0)
+    if len(values) == n and all(map(fits, values)): return tuple(int(x) if whole else float(x) for x in values)
+    if not values: return None
+    kind = f"{n} {'whole ' if whole else ''}number{'' if n == 1 else 's'}"
+    said = ascii(', '.join(map(str, values[:9])))[1:-1]
+    raise ValueError(f"{file}: {keyword} is {said[:60]}, expected {kind} from {low:g} to {high:g}"
+                     f"{'' if zero else ', not 0'}: export the file again as original DICOM")
+
+def _number(file:Any, ds:Dataset, keyword:str, default:Any=None) -> Any: # int or float
+    "The number of a header element; raises `ValueError` where it cannot be, or is missing without a default."
+    found = _numbers(file, ds, keyword)
+    if found: return found[0]
+    if default is None:
+        raise ValueError(f"{file}: no {keyword} in its header: export the file again as original DICOM")
+    return default
+
+def _text(file:Any, ds:Dataset, keyword:str) -> str: # '' when missing
+    "One text of at most 64 characters; raises `ValueError` naming the file for several, or for none."
+    values = _values(file, ds, keyword)
+    if not values: return ''
+    if len(values) == 1 and isinstance(values[0], str) and len(values[0]) <= 64 and values[0].isprintable():
+        return values[0].strip()
+    raise ValueError(f"{file}: {keyword} in its header is not one short text: the file is damaged, export it again")
+
+def _items(file:Any, ds:Dataset, keyword:str) -> list[Dataset]: # [] when missing
+    "Items of a sequence; raises `ValueError` naming the file where the element is something else."
+    values = _values(file, ds, keyword)
+    if all(isinstance(v, Dataset) for v in values): return values
+    raise ValueError(f"{file}: {keyword} in its header is not a sequence: the file is damaged, export it again")
 
 # %% ../nbs/00b_volume.ipynb #1aef89cd
 def _slice(
@@ -70,28 +149,30 @@ def _slice(
     spacing:Dataset,     # the pixel spacing,
     scale:Dataset,       # slope and intercept
 ) -> Slice:
-    "One image of a file."
+    "One image of a file; raises `ValueError` for values that cannot be."
     return Slice(
         file,
         frame,
-        position=_floats(position.get('ImagePositionPatient'), 3),
-        orientation=_floats(orientation.get('ImageOrientationPatient'), 6),
-        spacing=_floats(spacing.get('PixelSpacing'), 2),
-        slope=float(scale.get('RescaleSlope') or 1),
-        intercept=float(scale.get('RescaleIntercept') or 0))
+        position=_numbers(file, position, 'ImagePositionPatient'),
+        orientation=_numbers(file, orientation, 'ImageOrientationPatient'),
+        spacing=_numbers(file, spacing, 'PixelSpacing'),
+        slope=float(_number(file, scale, 'RescaleSlope', 1)),
+        intercept=float(_number(file, scale, 'RescaleIntercept', 0)))
 
 # %% ../nbs/00b_volume.ipynb #ceb193c9
 _GROUPS = ('PlanePositionSequence', 'PlaneOrientationSequence', 'PixelMeasuresSequence',
            'PixelValueTransformationSequence') # position, directions, spacing, scale
 
 def _slices(ds:Dataset) -> list[Slice]:
-    "The images of a DICOM header: one, or one for each frame."
+    "The images of a DICOM header: one, or one for each frame; raises `ValueError` for values that cannot be."
     file = Path(ds.filename)
-    if int(ds.get('NumberOfFrames') or 1) == 1 and 'PerFrameFunctionalGroupsSequence' not in ds:
-        return [_slice(file, None, ds, ds, ds, ds)]
-    shared = (ds.get('SharedFunctionalGroupsSequence') or [Dataset()])[0]
-    each = ds.get('PerFrameFunctionalGroupsSequence') or [Dataset()]*int(ds.NumberOfFrames)
-    def group(frame, name): return (frame.get(name) or shared.get(name) or [Dataset()])[0]
+    n, each = _number(file, ds, 'NumberOfFrames', 1), _items(file, ds, 'PerFrameFunctionalGroupsSequence')
+    if n == 1 and not each: return [_slice(file, None, ds, ds, ds, ds)]
+    shared = (_items(file, ds, 'SharedFunctionalGroupsSequence') or [Dataset()])[0]
+    each = each or [Dataset()]*n
+    if len(each) != n:
+        raise ValueError(f"{file} announces {n} frames and describes {len(each)}: export it again")
+    def group(frame, name): return (_items(file, frame, name) or _items(file, shared, name) or [Dataset()])[0]
     def groups(frame): return [group(frame, name) for name in _GROUPS]
     return [_slice(file, i, *groups(frame)) for i, frame in enumerate(each)]
 
@@ -123,7 +204,8 @@ class Series:
 # %% ../nbs/00b_volume.ipynb #2d10b952
 def _patient(ds:Dataset) -> str: # digest; '' when the header names nobody
     "Tells patients apart without naming them."
-    def text(keyword): return str(ds.get(keyword) or '').strip().lower()
+    file = getattr(ds, 'filename', '')
+    def text(keyword): return '\\'.join(map(str, _values(file, ds, keyword))).strip().lower()
     number = f"{text('PatientID')}|{text('IssuerOfPatientID')}".strip('|')
     who = number or text('PatientName')
     return hashlib.sha256(who.encode()).hexdigest()[:16] if who else ''
@@ -134,8 +216,6 @@ def _plain(text:Any) -> str:
     return ' '.join(''.join(shown).split())
 
 # %% ../nbs/00b_volume.ipynb #cell-034
-_DAMAGED = (EOFError, InvalidDicomError, KeyError, ValueError, TypeError, NotImplementedError,
-            AttributeError) # what pydicom raises when a header breaks off
 _ENDINGS = '.dcm', '.ima', '.dicom' # of DICOM files, where their names have any
 
 def _is_bare(start:bytes) -> bool: # the first bytes of a file
@@ -143,7 +223,8 @@ def _is_bare(start:bytes) -> bool: # the first bytes of a file
     if start[:2] not in (b'\2\0', b'\b\0', b'\0\2', b'\0\b'): return False # group 2 or 8
     for implicit, little in ((False, True), (True, True), (False, False)):
         try:
-            first = list(islice(data_element_generator(BytesIO(start), implicit, little), 3))
+            elements:Any = data_element_generator(BytesIO(start), implicit, little)
+            first = list(islice(elements, 3))
             known = [implicit or e.tag.element == 0 or e.VR in dictionary_VR(e.tag) for e in first]
         except Exception: continue # no elements, whatever else it is
         tags, whole = [e.tag for e in first], [len(e.value or b'') == e.length for e in first]
@@ -163,17 +244,47 @@ def _meant(path:Path) -> bool:
     return (not ending or ending[1:].isdecimal()) and (not start or 0 in start)
 
 # %% ../nbs/00b_volume.ipynb #e9bfeff4
+_PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
+
+def _syntax(ds:Dataset) -> UID:
+    "Transfer syntax of a file; where it does not say, that of the header."
+    said = ds.file_meta.get('TransferSyntaxUID') if hasattr(ds, 'file_meta') else None
+    if said: return UID(str(said))
+    implicit, little = ds.original_encoding
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+def _check_frames(ds:Dataset, path:Path) -> None:
+    "Raises `ValueError` where a file is too small for the frames that its header announces."
+    n, size = _number(path, ds, 'NumberOfFrames', 1), path.stat().st_size
+    syntax = _syntax(ds)
+    frame = _number(path, ds, 'Rows')*_number(path, ds, 'Columns')*_number(path, ds, 'BitsAllocated', 1)/8
+    if syntax == DeflatedExplicitVRLittleEndian: frame /= 1032 # zlib can do no better
+    elif syntax not in _PLAIN: frame = 16                      # no compressed frame is smaller
+    if n > 1 and n*frame > size:
+        raise ValueError(f"{path} announces {n} frames, too many for a file of {size} bytes: it is truncated or "
+                         "damaged, copy it again")
+
+def _check_image(ds:Dataset, path:Path) -> None:
+    "Raises `ValueError` naming a file whose header cannot be that of an image."
+    for keyword in ('SOPInstanceUID', 'SOPClassUID', 'FrameOfReferenceUID', 'Modality', 'PhotometricInterpretation'):
+        _text(path, ds, keyword)
+    for keyword in ('StudyInstanceUID', 'SeriesDescription', 'ProtocolName', 'ImageType', 'InstanceNumber', 'SliceLocation', 'BodyPartExamined',
+                    'BurnedInAnnotation', 'RecognizableVisualFeatures', 'LossyImageCompression'):
+        _values(path, ds, keyword)
+    if not _text(path, ds, 'SeriesInstanceUID'):
+        raise ValueError(f"{path}: no SeriesInstanceUID in its header, so its series is unknown: export it again")
+    _check_frames(ds, path)
+
 def _header(path:Path) -> Dataset: # without pixels
-    "Header of a DICOM file; raises `ValueError` naming a file that ends early."
-    try:
+    "Header of a DICOM file; raises `ValueError` naming a file that ends early, or has values that cannot be."
+    with _named(path, 'read the header of'):
         ds = pydicom.dcmread(path, stop_before_pixels=True, force=True) # force: see _is_dicom
+        image = 'Rows' in ds or 'Columns' in ds
         kind = ds.file_meta.get('MediaStorageSOPClassUID') or ds.get('SOPClassUID') or ''
-        if 'Rows' not in ds and 'Image Storage' in UID(kind).name:
-            raise EOFError('no image in it')
-        return ds
-    except _DAMAGED as e:
-        raise ValueError(f"cannot read the header of {path} ({e}): the file is truncated or "
-                         "damaged, copy it again") from e
+        if not image and 'Image Storage' in UID(str(kind)).name:
+            raise ValueError('no image in it')
+    if image: _check_image(ds, path)
+    return ds
 
 # %% ../nbs/00b_volume.ipynb #68331d68
 def _series_uids(path:Path) -> set[str]: # empty where it cannot be told
@@ -230,7 +341,7 @@ def _once(images:list[_Image]) -> tuple[list[_Image], dict[Path, Path]]: # image
 
 def _crowd(images:list[_Image]) -> int:
     "How many images lie at one place, at most; 1 where the headers do not say it."
-    slices = [i.slice for i in images]
+    slices:list[Any] = [i.slice for i in images]
     if any(s.position is None or s.orientation is None for s in slices): return 1
     normal = np.cross(*np.reshape(slices[0].orientation, (2, 3)))
     depth = np.sort(np.array([s.position for s in slices]) @ normal)
@@ -253,7 +364,7 @@ def _within(ds:Dataset, keyword:str, deep:int=2) -> Any: # None: not there
     items = (e.value[0] for e in ds if deep and e.VR == 'SQ' and e.value)
     return next((v for v in (_within(i, keyword, deep - 1) for i in items) if v is not None), None)
 
-def _said(image:_Image, what:str) -> str:
+def _told(image:_Image, what:str) -> str:
     "What the header of an image says, one of `_APART`; '' where it says nothing."
     (header, s), (keyword, _, i) = image, what.partition(' ')
     if keyword == 'file': return '' if s.frame is None else str(s.file)
@@ -277,7 +388,7 @@ def _sets(images:list[_Image], label:str='') -> list[tuple[str, list[_Image]]]: 
     crowd, best = _crowd(images), None
     for what in _APART if crowd > 1 else ():
         sets:dict[str, list[_Image]] = {}
-        for i in images: sets.setdefault(_said(i, what), []).append(i)
+        for i in images: sets.setdefault(_told(i, what), []).append(i)
         most = max(map(_crowd, sets.values())) if 1 < len(sets) <= crowd else crowd
         if most < crowd and (best is None or most == 1): best = most, _APART[what], sets
         if best and best[0] == 1: break
@@ -428,7 +539,7 @@ def choose_series(
     "The series to read; raises `ValueError` with the list when the choice is not clear."
     wanted, kinds = modality or prefer, {s.modality for s in found}
     unsaid = kinds - {'CT', 'MR'} - _OTHERS
-    second = unsaid | ({wanted} if modality else {'CT', 'MR'}) # what may be picked
+    second = unsaid | ({modality} if modality else {'CT', 'MR'}) # what may be picked
     fits = _fitting(found, [wanted] if wanted else kinds, pick)
     if not fits: fits = _fitting(found, second if pick is not None else second - unsaid, pick)
     if len(fits) == 1: return fits[0]
@@ -531,7 +642,8 @@ def _skipped(steps:np.ndarray, numbers:np.ndarray) -> np.ndarray: # (n-1,) of bo
 def _gaps(stack:Stack, numbers:Sequence[float]=()) -> list[tuple[int, float]]: # step, mm around it
     "The steps over which slices are missing."
     steps = np.diff(stack.depth)
-    n, runs, found = len(steps), _runs(steps), {}
+    n, runs = len(steps), _runs(steps)
+    found:dict[int, float] = {}
     for i, (a, b, length) in enumerate(runs):
         lasts = b - a > 2 or (b - a > 1 and (a == 0 or b == n))
         around = _around(runs, i, n)
@@ -620,29 +732,189 @@ def modality_name(
     return 'MRI' if modality == 'MR' else modality
 
 # %% ../nbs/00b_volume.ipynb #cell-042
-def _decode(file:Path) -> np.ndarray: # (n,y,x) float32
-    "Images of a DICOM file, scaled; raises `ValueError` naming a file that cannot be decoded."
-    try: img = sitk.ReadImage(str(file), sitk.sitkFloat32)
-    except RuntimeError as e:
-        raise ValueError(f"cannot decode {file}: it is truncated, damaged, or compressed in a way GDCM "
-                         "does not know; copy it again") from e
-    if img.GetNumberOfComponentsPerPixel() > 1:
-        raise ValueError(f"{file} is a colour image, not a slice")
-    return sitk.GetArrayFromImage(img)
+class _Layout(NamedTuple):
+    "How a file stores its pixels."
+    shape:tuple[int, int, int] # frames, rows, columns
+    allocated:int              # bits of a pixel: 8, 16 or 32
+    stored:int                 # bits that count,
+    high:int                   # the highest of them, from 0
+    signed:bool
 
+def _layout(ds:Dataset, file:Path) -> _Layout:
+    "Layout of the pixels as a header says it; raises `ValueError` for one that cannot be."
+    def number(keyword, default=None): return _number(file, ds, keyword, default)
+    if number('SamplesPerPixel', 1) > 1: raise ValueError(f"{file} is a colour image, not a slice")
+    allocated, stored = number('BitsAllocated'), number('BitsStored')
+    high = number('HighBit', stored - 1)
+    if allocated not in (8, 16, 32) or not stored <= high + 1 <= allocated:
+        raise ValueError(f"{file}: its pixels of {stored} bits, up to bit {high} of {allocated}, cannot be read: "
+                         "export it again")
+    shape = number('NumberOfFrames', 1), number('Rows'), number('Columns')
+    return _Layout(shape, allocated, stored, high, number('PixelRepresentation') == 1)
+
+def _significant(
+    a:np.ndarray, # integers
+    bits:int,     # that count,
+    high:int,     # the highest of them
+) -> np.ndarray:  # the same type
+    "Numbers without what lies in unused bits, such as an overlay; the sign is kept."
+    size = 8*a.dtype.itemsize
+    return a if bits == size else (a << (size - 1 - high)) >> (size - bits)
+
+# %% ../nbs/00b_volume.ipynb #fd392212
+_ALONE = (0x01, *range(0xd0, 0xd9))                        # JPEG markers without a length
+_START = {*range(0xc0, 0xd0), 0xf7} - {0xc4, 0xc8, 0xcc}   # JPEG markers that start a frame
+
+class _Stream(NamedTuple):
+    "What a compressed frame says of itself."
+    rows:int
+    columns:int
+    samples:int # of a pixel
+    bits:int    # of a sample
+    signed:bool
+
+def _jpeg(data:bytes) -> _Stream:
+    "What JPEG or JPEG-LS says of itself."
+    at = 2
+    while data[at + 1] not in _START:
+        if data[at] != 0xff: raise ValueError('a marker is missing')
+        if data[at + 1] == 0xff: at += 1 # a fill byte
+        else: at += 2 if data[at + 1] in _ALONE else 2 + unpack_from('>H', data, at + 2)[0]
+    bits, rows, columns, samples = unpack_from('>BHHB', data, at + 4)
+    return _Stream(rows, columns, samples, bits, False)
+
+def _jpeg2000(data:bytes) -> _Stream:
+    "What JPEG 2000 says of itself; raises `ValueError` where its tiles do not reach its end."
+    right, bottom, left, top = unpack_from('>4I', data, 8)
+    samples, bits = unpack_from('>HB', data, 40)
+    at, end = 2, data.rindex(b'\xff\xd9')
+    while at < end:
+        marker, size = unpack_from('>HH', data, at)
+        tile = unpack_from('>I', data, at + 6)[0] if marker == 0xff90 else 2 + size
+        at = at + tile if tile else end # 0: it reaches to the end
+    if at > end: raise ValueError('a tile is cut')
+    return _Stream(bottom - top, right - left, samples, bits % 128 + 1, bits > 127)
+
+def _stream(data:bytes) -> _Stream:
+    "What a compressed frame says of itself; raises `ValueError`, `IndexError` or `struct.error` when cut."
+    if b'\xff\xd9' not in data.rstrip(b'\0')[-4:]: raise ValueError('its end is missing')
+    if data.startswith(b'\xff\xd8'): return _jpeg(data)
+    start = data.find(b'\xff\x4f\xff\x51', 0, 1024) # some writers put the boxes of a file before it
+    if start < 0: raise ValueError('its compression is not known')
+    return _jpeg2000(data[start:])
+
+# %% ../nbs/00b_volume.ipynb #46d1427c
+_MOST_PIXELS = 2**26 # of a compressed frame, whose few bytes can claim any number
+_quiet = Lock()
+
+def _check_stream(data:bytes, layout:_Layout) -> _Stream:
+    "What a compressed frame says of itself; raises `ValueError` where the header says something else."
+    found, (_, rows, columns) = _stream(data), layout.shape
+    if (found.rows, found.columns, found.samples) != (rows, columns, 1):
+        raise ValueError(f"{found.columns} x {found.rows} pixels of {found.samples} numbers are there, its "
+                         f"header says {columns} x {rows}")
+    if not 1 < found.bits <= min(layout.allocated, 16): raise ValueError(f"pixels of {found.bits} bits")
+    if rows*columns > _MOST_PIXELS: raise ValueError(f"more than {_MOST_PIXELS} pixels")
+    return found
+
+@contextmanager
+def _messages() -> Iterator[list[bytes]]: # filled at the end
+    "Catch what libraries in C write to standard error, for all threads."
+    said:list[bytes] = []
+    with _quiet, TemporaryFile() as caught:
+        shown = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try: yield said
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            caught.seek(0)
+            said.append(caught.read())
+
+def _gdcm(
+    data:bytes,     # compressed frame,
+    stream:_Stream, # what it says of itself
+    syntax:UID,     # how it is compressed
+    path:Path,      # of a file to write for it
+) -> np.ndarray:    # (y,x) integers
+    "Decode a frame of the JPEG family; raises `ValueError` where that fails."
+    ds, size = Dataset(), 8 if stream.bits <= 8 else 16
+    _put(ds, SOPClassUID=SecondaryCaptureImageStorage, SOPInstanceUID=generate_uid(), Modality='OT')
+    _put(ds, SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', Rows=stream.rows, Columns=stream.columns)
+    _put(ds, BitsAllocated=size, BitsStored=stream.bits, HighBit=stream.bits - 1)
+    _put(ds, PixelRepresentation=int(stream.signed), PixelData=encapsulate([data]))
+    ds.file_meta = _file_meta(ds, syntax)
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.save_as(path, enforce_file_format=True)
+    try:
+        with _messages() as said: image = sitk.ReadImage(str(path), imageIO='GDCMImageIO')
+    except RuntimeError: raise ValueError("its stream is damaged, or compressed in a way GDCM does not know") from None
+    if b'orrupt' in said[0] or b'remature' in said[0]: raise ValueError("its stream is cut or damaged")
+    return sitk.GetArrayFromImage(image)[0]
+
+# %% ../nbs/00b_volume.ipynb #56d2c936
+_TABLE = 'ExtendedOffsetTable', 'ExtendedOffsetTableLengths' # where the frames begin, how long they are
+_PIXELS = ('Rows', 'Columns', 'NumberOfFrames', 'SamplesPerPixel', 'BitsAllocated', 'BitsStored', 'HighBit',
+           'PixelRepresentation', 'PhotometricInterpretation', 'PixelData', *_TABLE)
+
+def _frames(ds:Dataset, layout:_Layout) -> list[bytes]:
+    "Compressed frames; raises `ValueError` where there are more or fewer than the header says."
+    n, (offsets, lengths) = layout.shape[0], (ds.get(k) for k in _TABLE)
+    table = (offsets, lengths) if offsets and lengths else None
+    frames = list(generate_frames(ds.PixelData, number_of_frames=n, extended_offsets=table))
+    if len(frames) != n: raise ValueError(f"{n} frames are announced, and {len(frames)} are there")
+    return frames
+
+def _family(ds:Dataset, layout:_Layout, syntax:UID) -> np.ndarray: # (n,y,x) integers
+    "Images of the JPEG family; raises all kinds of errors where they are not whole."
+    frames = _frames(ds, layout)
+    streams = [_check_stream(f, layout) for f in frames]
+    with TemporaryDirectory(prefix='medfusion') as folder:
+        path = Path(folder)/'frame.dcm'
+        a = np.stack([_gdcm(f, s, syntax, path) for f, s in zip(frames, streams)])
+    bits = min(layout.stored, *(s.bits for s in streams))
+    return _significant(a.astype(f"{'i' if layout.signed else 'u'}{layout.allocated//8}"), bits, bits - 1)
+
+def _check_length(ds:Dataset, layout:_Layout, syntax:UID) -> int: # bytes more than needed
+    "Raises `ValueError` where pixels are fewer than the header says, or many more."
+    need = int(np.prod(layout.shape, dtype=object))*layout.allocated//8
+    if syntax == RLELossless: # two bytes become 128 at most
+        there, row = 64*sum(map(len, _frames(ds, layout))), np.inf
+    else: there, row = len(ds.PixelData), layout.shape[2]*layout.allocated//8
+    if need <= there <= need + max(row, 1): return there - need
+    raise ValueError(f"{there} bytes of pixels are there, its header asks for {need}")
+
+def _stored(file:Path) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes that are there beyond them
+    "Images of a DICOM file; raises `ValueError` naming a file that does not hold what its header says."
+    with _named(file, 'decode'): ds = pydicom.dcmread(file, force=True, specific_tags=list(_PIXELS))
+    layout, syntax = _layout(ds, file), _syntax(ds)
+    with _named(file, 'decode'):
+        if 'PixelData' not in ds: raise ValueError('no pixels are there')
+        if syntax not in (*_PLAIN, RLELossless): return _family(ds, layout, syntax), 0
+        more = _check_length(ds, layout, syntax)
+        plugin = 'pydicom' if syntax == RLELossless else ''
+        a = get_decoder(syntax).as_array(ds, raw=True, decoding_plugin=plugin)[0].reshape(layout.shape)
+        return _significant(a, layout.stored, layout.high), 0 if plugin else more
+
+# %% ../nbs/00b_volume.ipynb #2d6c759a
 def _pixels(
-    slices:list, # of Slice, in the order wanted
-) -> np.ndarray: # (z,y,x) float32, slope and intercept applied
-    "Decode slices; raises `ValueError` naming a file that cannot be decoded or has too few frames."
-    file = slices[0].file
-    if slices[0].frame is None: return np.concatenate([_decode(s.file) for s in slices])
-    frames = _decode(file)
-    if len(frames) < len(slices):
-        raise ValueError(f"{file} announces {len(slices)} frames and holds {len(frames)}: it is truncated, "
-                         "copy it again")
-    first = min(slices, key=lambda s: s.frame) # GDCM scales all frames as the first
-    def rescaled(s): return (frames[s.frame] - first.intercept)/first.slope*s.slope + s.intercept
-    return np.stack([rescaled(s) for s in slices]).astype(np.float32)
+    slices:list,    # of Slice, in the order wanted
+    notes:list[str]|None=None, # added to
+) -> np.ndarray:    # (z,y,x) float32, slope and intercept applied
+    "Decode slices; raises `ValueError` naming a file that does not hold what its header says."
+    out, file, stored, longer = np.empty(0, np.float32), None, np.empty(0), set()
+    for k, s in enumerate(slices):
+        if s.file != file:
+            (stored, more), file = _stored(s.file), s.file
+            if more > 1: longer.add(file) # one pads to an even length
+        if not k: out = np.empty((len(slices), *stored.shape[1:]), np.float32)
+        if not (s.frame or 0) < len(stored) or stored.shape[1:] != out.shape[1:]:
+            raise ValueError(f"{file} is not what its header said: was it changed meanwhile?")
+        np.add(stored[s.frame or 0]*s.slope, s.intercept, out=out[k], casting='same_kind')
+    if longer and notes is not None:
+        notes.append(f"{len(longer)} {'file is' if len(longer) == 1 else 'files are'} longer than their pixels, "
+                     "the rest was left out")
+    return out
 
 # %% ../nbs/00b_volume.ipynb #ed522183
 def _image(
@@ -666,10 +938,10 @@ def _clean_hu(
     header:Dataset, # of one of its slices
 ) -> np.ndarray:    # same shape, no value below that of air
     "Padding outside the scan circle becomes air."
-    padding = header.get('PixelPaddingValue')
-    if isinstance(padding, int):
-        slope, intercept = header.get('RescaleSlope') or 1, header.get('RescaleIntercept') or 0
-        value = padding*float(slope) + float(intercept)
+    def number(keyword, default): return _number(getattr(header, 'filename', ''), header, keyword, default)
+    padding = number('PixelPaddingValue', np.nan)
+    if np.isfinite(padding):
+        value = padding*number('RescaleSlope', 1) + number('RescaleIntercept', 0)
         if not -1000 < value < 4000: hu[hu == value] = _AIR # what could be tissue is a mistake
     return np.maximum(hu, _AIR, out=hu)
 
@@ -681,7 +953,7 @@ def _check_series(series:Series, path:Path|str) -> None:
         raise ValueError(f"{path}: the series holds files of {len(series.patients)} patients, such as "
                          f"{first.filename}: sort them into folders")
     for h in series.headers:
-        kind = _plain(h.get('PhotometricInterpretation') or 'MONOCHROME2')
+        kind = _text(h.filename, h, 'PhotometricInterpretation') or 'MONOCHROME2'
         inverse = 'its grey levels are inverted' if kind == 'MONOCHROME1' else 'this is a picture, not a scan'
         if kind != 'MONOCHROME2':
             raise ValueError(f"{h.filename} is {kind}, expected MONOCHROME2: {inverse}; export the original "
@@ -697,21 +969,10 @@ def _check_copies(series:Series) -> None:
             raise ValueError(f"{of} and {copy} are one image by their SOPInstanceUID, and their pixels differ: "
                              "delete the wrong one")
 
-def _values(slices:list, headers:dict[Path, Dataset]) -> np.ndarray: # (z,y,x) float32
-    "Decode slices that may be frames of several files."
-    if all(s.frame is None for s in slices): return _pixels(slices)
-    out = None
-    for file in dict.fromkeys(s.file for s in slices):
-        frames = _pixels(_slices(headers[file]))
-        if out is None: out = np.empty((len(slices), *frames.shape[1:]), np.float32)
-        for k, s in enumerate(slices):
-            if s.file == file: out[k] = frames[s.frame or 0]
-    return out
-
-def _numbers(slices:list, headers:dict[Path, Dataset]) -> list[int]: # [] where they do not tell the order
+def _ranks(slices:list, headers:dict[Path, Dataset]) -> list[int]: # [] where they do not tell the order
     "The numbers of images, or those of frames within their stack."
     for keyword in ('InStackPositionNumber', 'InstanceNumber'):
-        said = [_said(_Image(headers[s.file], s), keyword) for s in slices]
+        said = [_told(_Image(headers[s.file], s), keyword) for s in slices]
         if all(n.isdecimal() for n in said) and len({*said}) == len(said): return [int(n) for n in said]
     return []
 
@@ -724,10 +985,11 @@ def read_series(
     if series.broken: raise ValueError(series.broken)
     _check_series(series, path)
     stack, by_file = _stack(series.slices, path), {Path(h.filename): h for h in series.headers}
-    gaps = _gaps(stack, _numbers(stack.slices, by_file))
+    gaps = _gaps(stack, _ranks(stack.slices, by_file))
     if not allow_gaps: _check_gaps(stack, gaps, series.notes)
     _check_copies(series)
-    volume, ct = _values(stack.slices, by_file), series.modality == 'CT'
+    longer:list[str] = []
+    volume, ct = _pixels(stack.slices, longer), series.modality == 'CT'
     if ct: volume = _clean_hu(volume, series.headers[0])
     volume, origin, step, notes = _regrid(volume, stack, _AIR if ct else 0., [i for i, _ in gaps])
     depth = stack.depth - stack.depth[0]
@@ -738,7 +1000,8 @@ def read_series(
     headers = [by_file[p] for p in dict.fromkeys(s.file for s in stack.slices)]
     image = _image(volume, (sx, sy, step), origin, stack.axes)
     where = tuple((float(a/step), float(b/step)) for a, b in empty)
-    return Scan(image, series.modality, notes + series.notes, headers, series.patients, Path(path).name, where)
+    notes = [*longer, *notes, *series.notes]
+    return Scan(image, series.modality, notes, headers, series.patients, Path(path).name, where)
 
 # %% ../nbs/00b_volume.ipynb #cell-045
 _CLASSES = {'CT': '1.2.840.10008.5.1.4.1.1.2', 'MR': '1.2.840.10008.5.1.4.1.1.4'} # Image Storage
@@ -1259,17 +1522,44 @@ def write_nifti(
 _PATIENT = ('PatientName', 'PatientID', 'PatientBirthDate', 'PatientSex')
 _STUDY = ('StudyInstanceUID', 'StudyDate', 'StudyTime', 'AccessionNumber', 'ReferringPhysicianName',
           'StudyID', 'StudyDescription')
-_KEPT = ('FrameOfReferenceUID', 'PositionReferenceIndicator', 'PatientPosition', 'LossyImageCompression',
-         'LossyImageCompressionRatio', 'LossyImageCompressionMethod')
+_TERMS = {k: set(terms.split()) for k, terms in dict( # of the standard
+    PatientPosition='HFP HFS HFDR HFDL FFP FFS FFDR FFDL LFP LFS RFP RFS AFDR AFDL PFDR PFDL',
+    Laterality='R L', ScanningSequence='SE IR GR EP RM', SequenceVariant='SK MTC SS TRSS SP MP OSP NONE',
+    ScanOptions='PER RG CG PPG FC PFF PFP SP FS CT', MRAcquisitionType='2D 3D',
+    LossyImageCompressionMethod='ISO_10918_1 ISO_14495_1 ISO_15444_1 ISO_15444_15 ISO_18181_1').items()}
 
-def _kept(old:Dataset, owner:Dataset, deidentify:bool) -> Iterator[Any]: # DICOM elements
-    "What a derived series copies: the space of its reference, patient and study of their owner."
-    space = [k for k in _KEPT if not (deidentify and k.endswith('UID'))]
-    patient = [e.keyword for e in owner if e.tag.group == 0x10 and e.keyword]
-    whose = [] if deidentify else [*patient, *_STUDY, 'SpecificCharacterSet']
-    for header, keywords in ((old, space), (owner, whose)):
-        yield from (header[k] for k in keywords if k in header and not header[k].is_empty)
+def _said(header:Dataset, keyword:str) -> list[str]: # in capitals
+    "Terms of a header element."
+    return [str(v).strip().upper() for v in _values(getattr(header, 'filename', ''), header, keyword)]
 
+def _check_written(e:DataElement, header:Dataset) -> None:
+    "Raises all kinds of errors for an element that is not of its type, or cannot be written."
+    if e.VR != dictionary_VR(e.tag): raise ValueError('wrong type')
+    if e.VR in ('DS', 'IS') and not np.isfinite(np.array(e.value, float)).all(): raise ValueError('no number')
+    to = DicomBytesIO()
+    to.is_little_endian, to.is_implicit_VR = True, False
+    write_data_element(to, e, header.get('SpecificCharacterSet'))
+
+def _copy(
+    ds:Dataset,            # changed
+    header:Dataset,        # of a source
+    keywords:Iterable[str],
+    deidentify:bool=False, # only numbers, and terms of the standard?
+) -> None:
+    "Copy the elements of a header that hold something; warns of those that cannot be written."
+    for k in keywords:
+        if k not in header: continue
+        try:
+            if header[k].is_empty: continue
+            _check_written(header[k], header)
+        except Exception: # pydicom raises anything
+            file = getattr(header, 'filename', 'a header')
+            warnings.warn(f"{file}: its {k} cannot be and is not copied", stacklevel=2)
+        else:
+            known = header[k].VR in ('DS', 'IS') or {*_said(header, k)} <= _TERMS.get(k, set())
+            if known or not deidentify: ds[k] = header[k]
+
+# %% ../nbs/00b_volume.ipynb #55cdb3ce
 def _owner(*scans:Scan|None) -> Dataset: # empty where no scan has headers
     "The header that gives patient and study: the first that names a patient, with a study where it can be."
     headers = [s.headers[0] for s in scans if s is not None and s.headers]
@@ -1277,21 +1567,50 @@ def _owner(*scans:Scan|None) -> Dataset: # empty where no scan has headers
     same = [h for h in named if _patient(h) == _patient(named[0])]
     return next((h for h in same if h.get('StudyInstanceUID')), named[0])
 
+# %% ../nbs/00b_volume.ipynb #42b32439
+_LOSSY = JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
+def _agreed(keyword:str, yes:str, no:str, scans:Iterable[Scan|None]) -> str|None: # None: not known
+    "What the sources say of their pixels: yes where one does, no where all do."
+    headers = [h for s in scans if s is not None for h in s.headers or [Dataset()]]
+    said = {' '.join(_said(h, keyword)) for h in headers}
+    return yes if yes in said else no if said == {no} else None
+
+def _pixel_history(ds:Dataset, scans:Sequence[Scan|None], deidentify:bool) -> None:
+    "Say of the pixels of a derived series what their sources say."
+    headers = [h for s in scans if s is not None for h in s.headers]
+    lossy = [h for h in headers if '01' in _said(h, 'LossyImageCompression') or _syntax(h) in _LOSSY]
+    found = dict(BurnedInAnnotation=_agreed('BurnedInAnnotation', 'YES', 'NO', scans),
+                 RecognizableVisualFeatures=_agreed('RecognizableVisualFeatures', 'YES', 'NO', scans),
+                 LossyImageCompression='01' if lossy else _agreed('LossyImageCompression', '01', '00', scans))
+    _put(ds, **{k: v for k, v in found.items() if v})
+    for h in lossy[:1]: _copy(ds, h, ('LossyImageCompressionRatio', 'LossyImageCompressionMethod'), deidentify)
+    if deidentify:
+        ds.PatientIdentityRemoved = 'NO' if 'YES' in found.values() else 'YES'
+        ds.DeidentificationMethod = ['medfusion_nb: no tag of the patient or the study was copied',
+                                     'pixels not cleaned: burned-in text and faces stay']
+
 # %% ../nbs/00b_volume.ipynb #0cdaec8d
-def body_part(
-    *scans:Scan|None, # the first that says it counts
-) -> str:             # in capitals, such as HEAD; '' where no header says it
-    "The part of the body that was examined."
+# how the words begin that name the head, also in German, French and Spanish
+_HEAD = 'HEAD', 'BRAIN', 'SKULL', 'CRAN', 'CEREBR', 'KOPF', 'SCHAD', 'SCHAED', 'TETE', 'CABEZA'
+_PARTS = set( # terms of the standard, and what one meets
+    'ABDOMEN ABDOMENPELVIS ADRENAL ANKLE AORTA ARM AXILLA BACK BLADDER BREAST BRONCHUS CALF CAROTID CHEST '
+    'CHESTABDOMEN CHESTABDPELVIS CLAVICLE COLON CORONARYARTERY CSPINE CTSPINE EAR ELBOW ESOPHAGUS EXTREMITY EYE '
+    'FACE FEMUR FINGER FOOT FOREARM HAND HEART HIP HUMERUS IAC JAW KIDNEY KNEE LARYNX LEG LIVER LOWER LSPINE '
+    'LSSPINE LUNG MANDIBLE MAXILLA MEDIASTINUM MOUTH NECK NECKCHEST NECKCHESTABDOMEN NECKCHESTABDPELV NOSE ORBIT '
+    'PANCREAS PAROTID PELVIS PHARYNX PROSTATE RIB SACRUM SCAPULA SELLA SHOULDER SINUS SPINE SPLEEN SSPINE STERNUM '
+    'STOMACH THIGH THORAX THUMB THYMUS THYROID TIBIA TLSPINE TMJ TOE TRACHEA TRUNK TSPINE ULNA UPPER UTERUS '
+    'WHOLEBODY WRIST BODY WHOLE'.split())
+
+def _examined(*scans:Scan|None) -> str: # in capitals and plain letters; '' where no header says it
+    "The part of the body that was examined, in the words of the first header that says it."
     for s in scans:
-        said = str(s.headers[0].get('BodyPartExamined') or '') if s and s.headers else ''
-        plain = unicodedata.normalize('NFKD', said.upper()).encode('ascii', 'ignore').decode()
+        said = ' '.join(_said(s.headers[0], 'BodyPartExamined')) if s and s.headers else ''
+        plain = unicodedata.normalize('NFKD', said).encode('ascii', 'ignore').decode()
         part = ' '.join(re.findall('[A-Z0-9_]+', plain))
         if len(part) > 16: part = part[:17].rpartition(' ')[0] or part[:16] # DICOM allows no more
         if part: return part
     return ''
-
-# how the words begin that name the head, also in German, French and Spanish
-_HEAD = 'HEAD', 'BRAIN', 'SKULL', 'CRAN', 'CEREBR', 'KOPF', 'SCHAD', 'SCHAED', 'TETE', 'CABEZA'
 
 def is_head(
     part:str, # from body_part
@@ -1299,23 +1618,33 @@ def is_head(
     "Is this part of the body the head?"
     return any(word.startswith(_HEAD) for word in re.split('[ _]', part))
 
+def body_part(
+    *scans:Scan|None, # the first that says it counts
+) -> str:             # such as HEAD or CHEST ABDOMEN; OTHER for words that are not known; '': no header says it
+    "The part of the body that was examined, without free text, which may be a name."
+    words = re.split('[ _]', _examined(*scans))
+    known = dict.fromkeys('HEAD' if is_head(w) else w for w in words if is_head(w) or w in _PARTS)
+    return ' '.join(known) or ('OTHER' if any(words) else '')
+
 # %% ../nbs/00b_volume.ipynb #4512f100
 def _base_header(reference:Scan, other:Scan|None, deidentify:bool) -> Dataset:
     "What all slices of a derived series share: patient, study and frame of reference."
-    old, ds = (reference.headers or [Dataset()])[0], Dataset()
-    for k in (*_PATIENT, *_STUDY, 'PositionReferenceIndicator'): setattr(ds, k, '')
+    old, owner, ds = (reference.headers or [Dataset()])[0], _owner(reference, other), Dataset()
+    for k in (*_PATIENT, *_STUDY, 'PositionReferenceIndicator', 'PatientPosition'): setattr(ds, k, '')
     ds.StudyInstanceUID, ds.FrameOfReferenceUID = generate_uid(), generate_uid()
-    for element in _kept(old, _owner(reference, other), deidentify): ds[element.tag] = element
-    if 'PatientPosition' not in ds: ds.PatientPosition = ''
-    part = body_part(reference, other)
-    if part: ds.BodyPartExamined = part
-    if 'Laterality' in old or not part: ds.Laterality = old.get('Laterality') or '' # part of a pair, perhaps
-    for k, default in _ASKED[reference.modality].items():
-        setattr(ds, k, old[k].value if k in old else default)
+    part = body_part(reference, other) if deidentify else _examined(reference, other)
+    if part and not (deidentify and part == 'OTHER'): ds.BodyPartExamined = part
+    else: ds.Laterality = '' # of a pair, perhaps
+    asked = _ASKED[reference.modality]
+    _put(ds, **asked)
+    _copy(ds, old, ('PatientPosition', 'Laterality', *asked), deidentify)
+    if not deidentify:
+        patient = [keyword_for_tag(tag) for tag in owner.keys() if tag.group == 0x10]
+        _copy(ds, old, ('FrameOfReferenceUID', 'PositionReferenceIndicator'))
+        _copy(ds, owner, ('SpecificCharacterSet', *filter(None, patient), *_STUDY))
+    elif 'AcquisitionNumber' in ds: ds.AcquisitionNumber = None # a number that might be the patient's
     ds.Modality, ds.SOPClassUID = reference.modality, _CLASSES[reference.modality]
-    if deidentify:
-        ds.PatientIdentityRemoved = 'YES'
-        ds.DeidentificationMethod = 'medfusion_nb: no tag of the patient or the study was copied'
+    _pixel_history(ds, (reference, other), deidentify)
     return ds
 
 # %% ../nbs/00b_volume.ipynb #cell-091
@@ -1335,7 +1664,6 @@ def _series_header(
     ds.SoftwareVersions = __version__
     ds.ImageType = _image_type('DERIVED', 'SECONDARY', modality)
     ds.DerivationDescription = f'{description}. {RESEARCH}'[:1024]
-    ds.BurnedInAnnotation = 'NO'
     _pixel_header(ds, grid, 12)
     _put(ds, WindowCenter='2048', WindowWidth='4096')
     _put(ds, RescaleSlope='1', RescaleIntercept='0', RescaleType='US')
@@ -1369,8 +1697,9 @@ def _source_items(
         if transform is not None: corners = [transform.TransformPoint(c) for c in corners]
         plane = np.array(corners) @ normal
         near = (depth > plane.min() - step) & (depth < plane.max() + step)
-        uids = dict.fromkeys(h.SOPInstanceUID for (h, _), cut in zip(places, near) if cut) # each once
-        return [_reference(scan.headers[0].SOPClassUID, uid) for uid in uids]
+        cuts = [h for (h, _), cut in zip(places, near) if cut]
+        uids = dict.fromkeys((h.get('SOPClassUID'), h.get('SOPInstanceUID')) for h in cuts) # each once
+        return [_reference(*pair) for pair in uids if all(pair)]
     return [items(k) for k in range(n)]
 
 # %% ../nbs/00b_volume.ipynb #cell-094
