@@ -198,7 +198,7 @@ class Series:
         (columns, rows), n = self.size, len(self.slices)
         what = f"{self.modality or '?':3} {self.description or '(no description)'}"
         slices = f"{n} {'slice' if n == 1 else 'slices'}"
-        view = ', localiser' if self.localizer else ''
+        view = ', localiser'*self.localizer + ', damaged'*bool(self.broken)
         return f"{what}: {columns} x {rows}, {slices}, pixels of {mm} mm{view}"
 
 # %% ../nbs/00b_volume.ipynb #2d10b952
@@ -427,7 +427,9 @@ def _uid(ds:Dataset) -> str:
 
 def _missed(images:list[_Image]) -> list[str]:
     "What the headers of a series say of images that are not there, in words."
-    def numbers(keyword): return sorted(int(i.header.get(keyword) or 0) for i in images)
+    def numbers(keyword):
+        said = [_told(i, keyword) for i in images]
+        return sorted(int(v) if v.isdecimal() else 0 for v in said)
     notes, n = [], len(images)
     told = max(*numbers('ImagesInAcquisition'), *numbers('NumberOfSeriesRelatedInstances'))
     if told > n: notes.append(f'the headers tell of {told} images, {n} are there')
@@ -449,7 +451,7 @@ def _of_series(images:list[_Image]) -> list[Series]:
         rest = [o for o in found if o is not s]
         if rest:
             more = f', and {len(rest) - 3} more' if len(rest) > 3 else ''
-            s.notes.append(f"not in this volume, though of the same series: {'; '.join(map(str, rest[:3]))}{more}")
+            s.notes.append(f"not in this volume, though of the same series: {'; '.join(map(_plain, rest[:3]))}{more}")
     return found
 
 def _say_broken(found:list[Series], broken:dict[Path, ValueError]) -> None:
