@@ -17,7 +17,7 @@ from medfusion_nb.study import align, fuse_study, record
 from medfusion_nb.volume import (choose_series, find_series, is_volume, list_series, read_series, read_volume,
                                  write_original)
 
-N = 16
+N = 6 # slices, where nothing else is said
 
 
 def volume(step=2.5, n=N):
@@ -60,38 +60,38 @@ def whole(path, **kwargs):
 
 # slices that are missing
 
-@pytest.mark.parametrize('step, drop', [(.2, [8]), (1, [3, 4, 5]), (6, [5, 7]), (2.5, [14])])
+@pytest.mark.parametrize('step, drop', [(.2, [5]), (1, [3, 4, 5]), (6, [4, 6]), (2.5, [8])])
 def test_missing_slices_are_refused_whatever_the_step(tmp_path, step, drop):
-    series(tmp_path/'s', step, drop=drop)
+    series(tmp_path/'s', step, n := 10, drop=drop)
     with pytest.raises(ValueError, match=r'slices are missing: .*MR00\d\d.dcm.*--allow-gaps'): read_volume(tmp_path/'s')
     values, scan = read(tmp_path/'s', allow_gaps=True)
-    assert values.shape[0] == N and len(scan.gaps) == 1 + (drop == [5, 7]) == len(scan.notes)
-    kept = [k for k in range(N) if k not in drop]
-    np.testing.assert_allclose(values[kept], sitk.GetArrayFromImage(volume(step))[kept], atol=.1)
+    assert values.shape[0] == n and len(scan.gaps) == 1 + (drop == [4, 6]) == len(scan.notes)
+    kept = [k for k in range(n) if k not in drop]
+    np.testing.assert_allclose(values[kept], sitk.GetArrayFromImage(volume(step, n))[kept], atol=.1)
     for k in drop: assert any(a < k < b for a, b in scan.gaps)
     for k in kept: assert not any(a < k < b for a, b in scan.gaps)
 
 
-@pytest.mark.parametrize('steps', [[2.5]*8 + [5]*7, [5]*5 + [2.5]*5 + [5]*5, [4]*4 + [1.08] + [7]*10,
-                                   [3, 3.2, 2.9, 3, 3.1]*3])
+@pytest.mark.parametrize('steps', [[2.5]*4 + [5]*4, [5]*3 + [2.5]*3 + [5]*3, [4]*3 + [1.08] + [7]*4,
+                                   [3, 3.2, 2.9, 3, 3.1]])
 def test_uneven_series_are_read_with_a_note(tmp_path, steps):
     depth = np.cumsum([0, *steps])
     def place(ds, k): ds.ImagePositionPatient = [0, 0, depth[k]]
-    _, scan = read(series(tmp_path/'s', change=place))
+    _, scan = read(series(tmp_path/'s', n=len(depth), change=place))
     assert 'uneven steps' in str(scan.notes) and scan.gaps == ()
 
 
 def test_numbers_tell_of_every_second_slice_that_is_missing(tmp_path):
-    series(tmp_path/'s', 1, 24, drop=[9, 11, 13, 15, 17])
-    with pytest.raises(ValueError, match='at 4 other places'): read_volume(tmp_path/'s')
+    series(tmp_path/'s', 1, 15, drop=[4, 6, 8, 10])
+    with pytest.raises(ValueError, match='at 3 other places'): read_volume(tmp_path/'s')
     for k, p in enumerate(sorted((tmp_path/'s').iterdir())): # numbered anew: a stretch of thick slices
         edit(p, lambda ds, k: setattr(ds, 'InstanceNumber', k + 1), k)
     assert 'uneven steps' in str(read(tmp_path/'s')[1].notes)
 
 
 @pytest.mark.parametrize('drop, tags, note', [
-    ([0, 1], {}, 'first image has number 3'), ([15], dict(ImagesInAcquisition=16), 'tell of 16 images, 15 are there'),
-    ([0], dict(NumberOfSeriesRelatedInstances=16), 'tell of 16 images, 15'), ([15], {}, None)])
+    ([0, 1], {}, 'first image has number 3'), ([5], dict(ImagesInAcquisition=6), 'tell of 6 images, 5 are there'),
+    ([0], dict(NumberOfSeriesRelatedInstances=6), 'tell of 6 images, 5'), ([5], {}, None)])
 def test_a_slice_missing_at_an_end_is_said_where_the_headers_tell(tmp_path, drop, tags, note):
     notes = read(series(tmp_path/'s', drop=drop, **tags))[1].notes
     assert note in str(notes) if note else not notes
@@ -104,21 +104,22 @@ class Mean:
 
 
 def test_in_a_gap_the_other_scan_stands_alone(tmp_path):
-    series(tmp_path/'a', drop=[6, 7, 8], SeriesDescription='a')
-    upside_down = like(sitk.GetArrayFromImage(volume())[::-1], volume())
+    whole = volume(5, 10)
+    series(tmp_path/'a', 5, 10, drop=[4, 5, 6])
+    upside_down = like(sitk.GetArrayFromImage(whole)[::-1], whole)
     write_original(upside_down, tmp_path/'b', 'MR')
     scans = [read(tmp_path/k, allow_gaps=True)[1] for k in 'ab']
     study = fuse_study(align(*scans, register='never'), Mean())
     fused, a, b = (sitk.GetArrayFromImage(v) for v in (study.fused, study.ct, study.mri))
-    assert np.abs(a - b)[6:9].max() > .05
-    np.testing.assert_array_equal(fused[6:9], b[6:9])
-    np.testing.assert_allclose(fused[[1, 14]], (a + b)[[1, 14]]/2, atol=1e-6)
+    assert np.abs(a - b)[4:7].max() > .05
+    np.testing.assert_array_equal(fused[4:7], b[4:7])
+    np.testing.assert_allclose(fused[[1, 9]], (a + b)[[1, 9]]/2, atol=1e-6)
     said = json.loads(json.dumps(record(study, False)))
-    assert said['gaps_mm'] == {'MRI 1': [[13.75, 21.25]]} and 'slices are missing from 13.8 to 21.2' in str(said['notes'])
+    assert said['gaps_mm'] == {'MRI 1': [[17.5, 32.5]]} and 'slices are missing from 17.5 to 32.5' in str(said['notes'])
 
 
 def test_the_command_names_the_gap_and_the_way_on(tmp_path, here):
-    series(tmp_path/'s', drop=[5])
+    series(tmp_path/'s', n=9, drop=[5])
     code, out, err = here('medfusion_fuse', 's', 's')
     assert (code, out) == (2, '') and 'MR0004.dcm and MR0006.dcm' in one_line(err) and '--allow-gaps' in err
 
@@ -142,10 +143,10 @@ def test_what_differs_in_a_series_is_apart_and_said(tmp_path):
     assert 'not in this volume, though of the same series: MR Phantom MR: 8 x 10, 1 slice' in str(read(tmp_path/'turned')[1].notes)
     def planes(ds, k):
         ds.ImageOrientationPatient = [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1], [1, 0, 0, 0, 0, 1]][k % 3]
-    assert [len(s.slices) for s in find_series(series(tmp_path/'three', change=planes))] == [6, 5, 5]
+    assert [len(s.slices) for s in find_series(series(tmp_path/'three', change=planes))] == [2, 2, 2]
     def shape(ds, k):
-        if k > 9: ds.PixelSpacing = [4, 4]
-    assert [len(s.slices) for s in find_series(series(tmp_path/'shape', change=shape))] == [10, 6]
+        if k > 3: ds.PixelSpacing = [4, 4]
+    assert [len(s.slices) for s in find_series(series(tmp_path/'shape', change=shape))] == [4, 2]
 
 
 # echoes, phases, copies
@@ -196,10 +197,10 @@ def test_what_nothing_tells_apart_is_refused_with_a_way_that_works(tmp_path):
 def test_copies_are_used_once(tmp_path):
     series(tmp_path/'s')
     shutil.copytree(tmp_path/'s', tmp_path/'s'/'again')
-    assert whole(tmp_path/'s') == ['16 files are copies of others and were not used']
+    assert whole(tmp_path/'s') == ['6 files are copies of others and were not used']
     copy = tmp_path/'s/again/MR0003.dcm'
     edit(copy, lambda ds: ds.add_new('InstanceCreationTime', 'TM', '101010')) # other bytes, the same image
-    assert whole(copy.parent) == [] and whole(tmp_path/'s') == ['16 files are copies of others and were not used']
+    assert whole(copy.parent) == [] and whole(tmp_path/'s') == ['6 files are copies of others and were not used']
     def brighter(ds): ds.PixelData = (ds.pixel_array + 1).astype(np.uint16).tobytes()
     edit(copy, brighter)
     with pytest.raises(ValueError, match='MR0003.dcm are one image by their SOPInstanceUID, and their pixels differ'):
@@ -233,7 +234,7 @@ def frames(files, to, frame_tags=None, **tags):
     return item
 
 
-@pytest.mark.parametrize('size', [1, 4, 16])
+@pytest.mark.parametrize('size', [1, 2, 6])
 def test_an_enhanced_series_over_several_files_is_one_volume(tmp_path, size):
     files = sorted(series(tmp_path/'s').iterdir())[::-1]
     mixed = files[::2] + files[1::2] # neighbours lie in different files
@@ -329,15 +330,16 @@ def test_the_picture_among_slices_is_named(tmp_path):
 
 # which series
 
-@pytest.mark.parametrize('said', ['', 'OT', 'XA', 'SC', 'DX'])
+@pytest.mark.parametrize('said', ['', 'OT', 'XA'])
 def test_a_series_that_does_not_say_what_it_is_can_be_picked(tmp_path, said):
     series(tmp_path/'s', Modality=said)
+    found = find_series(tmp_path/'s')
     for modality, prefer, option in (('CT', None, 'ct'), (None, 'CT', 'ct'), ('MR', 'MR', 'mri'), (None, 'MR', 'mri')):
         with pytest.raises(ValueError, match=rf'choose one .*\(--{option}-series\)'):
-            read_volume(tmp_path/'s', modality, None, None, False, prefer)
-        for pick in ('1', 'phantom', find_series(tmp_path/'s')[0].uid):
-            scan = read_volume(tmp_path/'s', modality, pick, None, False, prefer)
-            assert scan.modality == (modality or prefer) and f"its header says {said or 'nothing'}" in str(scan.notes)
+            choose_series(found, modality, prefer=prefer)
+        for pick in ('1', 'phantom', found[0].uid): choose_series(found, modality, pick, prefer=prefer)
+        scan = read_volume(tmp_path/'s', modality, '1', None, False, prefer)
+        assert scan.modality == (modality or prefer) and f"its header says {said or 'nothing'}" in str(scan.notes)
 
 
 def test_no_message_names_a_way_that_does_not_work(tmp_path):
