@@ -234,7 +234,7 @@ def _is_bare(start:bytes) -> bool: # the first bytes of a file
 def _is_dicom(path:Path) -> bool:
     "Does a file begin as DICOM files do?"
     with open(path, 'rb') as f: start = f.read(2048)
-    return b'DICM' in (start[128:132], start[:4]) or _is_bare(start)
+    return start[128:132] == b'DICM' or _is_bare(start)
 
 def _meant(path:Path) -> bool:
     "Is this, by its name or by its binary beginning, meant to be a DICOM file?"
@@ -281,7 +281,7 @@ def _header(path:Path) -> Dataset: # without pixels
         ds = pydicom.dcmread(path, stop_before_pixels=True, force=True) # force: see _is_dicom
         image = 'Rows' in ds or 'Columns' in ds
         kind = ds.file_meta.get('MediaStorageSOPClassUID') or ds.get('SOPClassUID') or ''
-        if not image and 'Image Storage' in UID(str(kind)).name:
+        if not image and (not kind or 'Image Storage' in UID(str(kind)).name):
             raise ValueError('no image in it')
     if image: _check_image(ds, path)
     return ds
@@ -328,7 +328,7 @@ def _parts(images:list[_Image]) -> list[list[_Image]]:
     return [part for _, part in parts]
 
 # %% ../nbs/00b_volume.ipynb #c2156c0c
-def _once(images:list[_Image]) -> tuple[list[_Image], dict[Path, Path]]: # images; copy -> the file that is used
+def _once(images:list[_Image]) -> tuple[list[_Image], dict[Path, Path]]: # images; copy -> what is used
     "Images without those that are there already, under the same identifier at the same place."
     kept:dict[tuple, _Image] = {}
     copies = {}
@@ -350,13 +350,14 @@ def _crowd(images:list[_Image]) -> int:
 # what tells apart the images at one place: element, its name in lists; # stands for the rank of a value
 _APART = dict(
     EchoTime='echo #', EffectiveEchoTime='echo #', EchoNumbers='echo', TemporalPositionIdentifier='phase',
-    TemporalPositionIndex='phase', DiffusionBValue='b', InversionTime='inversion time', FlipAngle='flip angle',
-    AcquisitionNumber='acquisition', ImageType='', FrameType='', ComplexImageComponent='',
-    ConvolutionKernel='kernel', KVP='kV', ContrastBolusAgent='contrast', StackID='stack',
-    DiffusionGradientOrientation='direction #', TriggerTime='phase #', NominalCardiacTriggerDelayTime='phase #',
-    SequenceName='sequence', ScanOptions='', SeriesDescription='', ProtocolName='', SeriesNumber='number',
-    SliceThickness='thickness', AcquisitionDateTime='time #', AcquisitionTime='time #', ContentTime='time #',
-    SOPClassUID='class #', file='file #') | {f'DimensionIndexValues {i}': f'dimension {i}' for i in range(6)}
+    TemporalPositionIndex='phase', DiffusionBValue='b', InversionTime='inversion time',
+    FlipAngle='flip angle', AcquisitionNumber='acquisition', ImageType='', FrameType='',
+    ComplexImageComponent='', ConvolutionKernel='kernel', KVP='kV', ContrastBolusAgent='contrast',
+    StackID='stack', DiffusionGradientOrientation='direction #', NominalPercentageOfCardiacPhase='phase',
+    TriggerTime='phase #', NominalCardiacTriggerDelayTime='phase #', SequenceName='sequence', ScanOptions='',
+    SeriesDescription='', ProtocolName='', SeriesNumber='number', SliceThickness='thickness',
+    AcquisitionDateTime='time #', AcquisitionTime='time #', ContentTime='time #', SOPClassUID='class #',
+    file='file #') | {f'DimensionIndexValues {i}': f'dimension {i}' for i in range(6)}
 
 def _within(ds:Dataset, keyword:str, deep:int=2) -> Any: # None: not there
     "An element of a header or of the sequences in it, as functional groups are."
@@ -375,13 +376,14 @@ def _told(image:_Image, what:str) -> str:
         if i: value = list(value or [])[int(i)]
     except Exception: return '' # what cannot be read tells nothing
     many = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
-    return '\\'.join(map(_plain, value)) if many else _plain('' if value is None else repr(value)
-                                                            if isinstance(value, float) else value)
+    def text(v): return f'{float(v):.10g}' if isinstance(v, float) else _plain('' if v is None else v)
+    return '\\'.join(map(text, value)) if many else text(value)
 
 def _natural(text:str) -> tuple:
     "Orders numbers by their size, also within a text."
     try: return 0, float(text), []
-    except ValueError: return 1, 0., [(int(t), '') if t.isdecimal() else (-1, t) for t in re.split(r'(\d+)', text)]
+    except ValueError: pieces = re.split(r'(\d+)', text)
+    return 1, 0., [(int(t), '') if t.isdecimal() else (-1, t) for t in pieces]
 
 def _sets(images:list[_Image], label:str='') -> list[tuple[str, list[_Image]]]: # label, images
     "Images of one geometry, apart where several lie at one place and the headers tell them apart."
@@ -447,11 +449,11 @@ def _of_series(images:list[_Image]) -> list[Series]:
     found, notes = [_new_series(label, part, copies) for label, part in sets], _missed(images)
     for s in found:
         s.notes += notes
-        if s.copies: s.notes.append(f'{len(s.copies)} files are copies of others and were not used')
+        if s.copies: s.notes.append(f'copies of other files were not used: {len(s.copies)}')
         rest = [o for o in found if o is not s]
         if rest:
-            more = f', and {len(rest) - 3} more' if len(rest) > 3 else ''
-            s.notes.append(f"not in this volume, though of the same series: {'; '.join(map(_plain, rest[:3]))}{more}")
+            some = '; '.join(map(_plain, rest[:3])) + (f', and {len(rest) - 3} more' if len(rest) > 3 else '')
+            s.notes.append(f'not in this volume, though of the same series: {some}')
     return found
 
 def _say_broken(found:list[Series], broken:dict[Path, ValueError]) -> None:
@@ -480,8 +482,8 @@ def _find(files:Iterable[Path], path:Path) -> list[Series]:
             of_series += [_Image(header, s) for s in _slices(header)]
         except ValueError as e: broken[p] = e
     found = [s for uid in images for s in _of_series(images[uid])]
-    none = (f"{len(strange)} {'files are' if len(strange) > 1 else 'file is'} empty or not DICOM and "
-            f"{'were' if len(strange) > 1 else 'was'} passed over") if strange else ''
+    many = ('files are', 'were') if len(strange) > 1 else ('file is', 'was')
+    none = f'{len(strange)} {many[0]} empty or not DICOM and {many[1]} passed over' if strange else ''
     such = f': {none}, such as {strange[0]}' if strange else ''
     if not found and broken: raise next(iter(broken.values()))
     if not found:
@@ -529,7 +531,7 @@ def _fitting(found:list[Series], kinds:Iterable[str], pick:str|None) -> list[Ser
 
 # %% ../nbs/00b_volume.ipynb #00752c6f
 # modalities that are neither CT nor MRI; any other may be one of them
-_OTHERS = {'PT', 'NM', 'US', 'IVUS', 'OCT', 'OPT', 'SM', 'SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN', 'REG', 'PR'}
+_OTHERS = {'PT', 'NM', 'US', 'IVUS', 'OCT', 'OPT', 'SM', 'SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN'}
 
 def choose_series(
     found:list[Series],     # from find_series
@@ -555,7 +557,9 @@ def choose_series(
     how = f'choose one by its number or a part of its description ({option})'
     if len(able) < len(found): how += f", of {', '.join(map(str, able))}"
     if not able: how = f"none of these can be {'an MRI' if wanted == 'MR' else 'a CT'}"
-    raise ValueError(f"{path}: {why}; {how}:\n{list_series(found)}")
+    lines = list_series(found).splitlines()
+    if len(lines) > 50: lines[50:] = [f'  and {len(lines) - 50} more, see --list']
+    raise ValueError('\n'.join([f'{path}: {why}; {how}:', *lines]))
 
 # %% ../nbs/00b_volume.ipynb #cell-038
 class Stack(NamedTuple):
@@ -622,7 +626,8 @@ def _is_regular(stack:Stack) -> bool:
 # %% ../nbs/00b_volume.ipynb #85e59081
 def _runs(steps:np.ndarray) -> list[tuple[int, int, float]]: # first, end, median in mm
     "Steps of about one length that follow each other."
-    ends = [0, *(np.flatnonzero(np.abs(np.diff(np.log(np.maximum(steps, 1e-6)))) > np.log(1.5)) + 1), len(steps)]
+    change = np.abs(np.diff(np.log(np.maximum(steps, 1e-6)))) > np.log(1.5)
+    ends = [0, *(np.flatnonzero(change) + 1).tolist(), len(steps)]
     return [(a, b, float(np.median(steps[a:b]))) for a, b in zip(ends, ends[1:]) if b > a]
 
 def _around(runs:list, i:int, n:int) -> list[float]: # mm, of one or two sides
@@ -638,12 +643,11 @@ def _skipped(steps:np.ndarray, numbers:np.ndarray) -> np.ndarray: # (n-1,) of bo
     if turned or not jumps.all(): return np.zeros(len(steps), bool) # not in the order of the slices
     values, counts = np.unique(jumps, return_counts=True)
     plain = np.flatnonzero(jumps <= values[counts.argmax()])
-    def near(i): return min(steps[k] for k in (plain[plain < i][-1:].tolist() + plain[plain > i][:1].tolist()))
+    def near(i): return min(steps[k] for k in [*plain[plain < i][-1:], *plain[plain > i][:1]])
     return np.array([i not in plain and steps[i] >= 1.5*near(i) for i in range(len(steps))])
 
-def _gaps(stack:Stack, numbers:Sequence[float]=()) -> list[tuple[int, float]]: # step, mm around it
-    "The steps over which slices are missing."
-    steps = np.diff(stack.depth)
+def _gaps(steps:np.ndarray, numbers:Sequence[float]=()) -> list[tuple[int, float]]: # step, mm around it
+    "The steps over which slices are missing; the numbers are those of the images."
     n, runs = len(steps), _runs(steps)
     found:dict[int, float] = {}
     for i, (a, b, length) in enumerate(runs):
@@ -968,8 +972,8 @@ def _check_copies(series:Series) -> None:
         if copy.read_bytes() == of.read_bytes(): continue # mostly
         a, b = (_pixels(_slices(_header(p))) for p in (copy, of))
         if not np.array_equal(a, b):
-            raise ValueError(f"{of} and {copy} are one image by their SOPInstanceUID, and their pixels differ: "
-                             "delete the wrong one")
+            raise ValueError(f"{of} and {copy} are one image by their SOPInstanceUID, and their pixels "
+                             "differ: delete the wrong one")
 
 def _ranks(slices:list, headers:dict[Path, Dataset]) -> list[int]: # [] where they do not tell the order
     "The numbers of images, or those of frames within their stack."
@@ -977,6 +981,15 @@ def _ranks(slices:list, headers:dict[Path, Dataset]) -> list[int]: # [] where th
         said = [_told(_Image(headers[s.file], s), keyword) for s in slices]
         if all(n.isdecimal() for n in said) and len({*said}) == len(said): return [int(n) for n in said]
     return []
+
+def _contradicted(slices:list, headers:dict[Path, Dataset], gaps:Iterable[int]) -> list[str]: # in words
+    "Gaps by SliceLocation that the positions do not show."
+    try: at = np.array([float(_told(_Image(headers[s.file], s), 'SliceLocation')) for s in slices])
+    except ValueError: return [] # it need not be there
+    steps = np.abs(np.diff(at))
+    where = {i for i, _ in _gaps(steps)} - {*gaps} if steps.all() else set()
+    but = 'which their positions do not show: slices may be missing there'
+    return [f'by the SliceLocation of the slices there is a gap of {steps[i]:.1f} mm, {but}' for i in where]
 
 def read_series(
     series:Series,         # from find_series
@@ -987,22 +1000,23 @@ def read_series(
     if series.broken: raise ValueError(series.broken)
     _check_series(series, path)
     stack, by_file = _stack(series.slices, path), {Path(h.filename): h for h in series.headers}
-    gaps = _gaps(stack, _ranks(stack.slices, by_file))
+    gaps = _gaps(np.diff(stack.depth), _ranks(stack.slices, by_file))
     if not allow_gaps: _check_gaps(stack, gaps, series.notes)
     _check_copies(series)
     longer:list[str] = []
     volume, ct = _pixels(stack.slices, longer), series.modality == 'CT'
     if ct: volume = _clean_hu(volume, series.headers[0])
-    volume, origin, step, notes = _regrid(volume, stack, _AIR if ct else 0., [i for i, _ in gaps])
+    over = [i for i, _ in gaps]
+    volume, origin, step, notes = _regrid(volume, stack, _AIR if ct else 0., over)
     depth = stack.depth - stack.depth[0]
     empty = [(depth[i] + usual/2, depth[i+1] - usual/2) for i, usual in gaps] # mm from the first slice
-    notes += [f'slices are missing from {a:.1f} to {b:.1f} mm after the first: the other scan is shown alone there'
-              for a, b in empty]
+    alone = 'mm after the first: the other scan is shown alone there'
+    notes += [f'slices are missing from {a:.1f} to {b:.1f} {alone}' for a, b in empty]
     sy, sx = stack.slices[0].spacing
     headers = [by_file[p] for p in dict.fromkeys(s.file for s in stack.slices)]
     image = _image(volume, (sx, sy, step), origin, stack.axes)
     where = tuple((float(a/step), float(b/step)) for a, b in empty)
-    notes = [*longer, *notes, *series.notes]
+    notes = [*longer, *notes, *_contradicted(stack.slices, by_file, over), *series.notes]
     return Scan(image, series.modality, notes, headers, series.patients, Path(path).name, where)
 
 # %% ../nbs/00b_volume.ipynb #cell-045
@@ -1280,7 +1294,7 @@ def _siblings(path:Path) -> list[Series]:
         warnings.simplefilter('ignore') # of what lies beside the file
         beside = _find(sorted(files), path)
     def holds(s): return path in [x.file for x in s.slices] + [copy for copy, _ in s.copies]
-    return [s for s in beside if holds(s)]
+    return [s for s in beside if holds(s)] or found
 
 # %% ../nbs/00b_volume.ipynb #22694d7f
 def _taken(modality:str, why:str) -> str:
@@ -1291,7 +1305,8 @@ def _from_dicom(path:Path, modality:str|None, pick:str|None, prefer:str|None, ga
     "The chosen series; one that does not say what it is, is what it was chosen for."
     series, asked = choose_series(_siblings(path), modality, pick, path, prefer), modality or prefer
     if series.modality in ('CT', 'MR') or not asked: return read_series(series, path, gaps)
-    scan, why, said = read_series(replace(series, modality=asked), path, gaps), 'as it was chosen', series.modality
+    said, why = series.modality, 'as it was chosen'
+    scan = read_series(replace(series, modality=asked), path, gaps)
     if modality is None and asked == 'MR' and has_air(scan.image):
         asked, why = 'CT', 'by its values'
         scan = read_series(replace(series, modality=asked), path, gaps)
