@@ -1339,7 +1339,7 @@ def read_volume(
     if not path.exists(): raise FileNotFoundError(f"{path}: no such file or folder")
     if path.is_file() and zipfile.is_zipfile(path):
         raise ValueError(f"{path} is a zip archive: unpack it and name the folder")
-    if path.is_dir() or _is_dicom(path): scan = _from_dicom(path, modality, series, prefer, allow_gaps)
+    if path.is_dir() or path.suffix.lower() in _ENDINGS or _is_dicom(path): scan = _from_dicom(path, modality, series, prefer, allow_gaps)
     else: scan = _from_file(path, modality, index, prefer)
     if scan.modality == 'CT' and hu: check_hu(scan.image, path)
     return scan
