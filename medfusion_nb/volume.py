@@ -491,6 +491,10 @@ class _Layout(NamedTuple):
     high:int                   # the highest of them, from 0
     signed:bool
 
+    @property
+    def dtype(self) -> np.dtype: # in the byte order of this machine
+        return np.dtype(f"{'i' if self.signed else 'u'}{self.allocated//8}")
+
 def _layout(ds:Dataset, file:Path) -> _Layout:
     "Layout of the pixels as a header says it; raises `ValueError` for one that cannot be."
     def number(keyword, default=None): return _number(file, ds, keyword, default)
@@ -624,28 +628,48 @@ def _family(ds:Dataset, layout:_Layout, syntax:UID) -> np.ndarray: # (n,y,x) int
         path = Path(folder)/'frame.dcm'
         a = np.stack([_gdcm(f, s, syntax, path) for f, s in zip(frames, streams)])
     bits = min(layout.stored, *(s.bits for s in streams))
-    return _significant(a.astype(f"{'i' if layout.signed else 'u'}{layout.allocated//8}"), bits, bits - 1)
+    return _significant(a.astype(layout.dtype), bits, bits - 1)
 
-def _check_length(ds:Dataset, layout:_Layout, syntax:UID) -> int: # bytes more than needed
-    "Raises `ValueError` where pixels are fewer than the header says, or many more."
+def _rle_segment(data:bytes, n:int) -> bytes: # n bytes
+    "Expand run lengths; raises `ValueError` or `IndexError` where they are not n bytes."
+    out, at = bytearray(), 0
+    while len(out) < n:
+        code = data[at]
+        if code < 128: out += data[at + 1:at + 2 + code]      # bytes as they are
+        elif code > 128: out += data[at + 1:at + 2]*(257 - code) # a byte again and again
+        at += 2 + code if code < 128 else 2 if code > 128 else 1
+    if len(out) != n or at > len(data) or data[at:].strip(b'\0'): raise ValueError("its runs are cut")
+    return bytes(out)
+
+def _rle(data:bytes, layout:_Layout) -> np.ndarray: # (y,x) unsigned integers
+    "Decode a frame of run lengths, the highest bytes of all pixels first; raises errors where it is not whole."
+    (_, rows, columns), size = layout.shape, layout.allocated//8
+    n, *starts = unpack_from('<16I', data)
+    if n != size or rows*columns > 64*len(data): raise ValueError("it is too short")
+    parts = [data[a:b] for a, b in zip(starts, [*starts[1:n], len(data)])]
+    planes = np.frombuffer(b''.join(_rle_segment(p, rows*columns) for p in parts), np.uint8)
+    pixels = np.ascontiguousarray(planes.reshape(size, -1).T).view(f'>u{size}')
+    return pixels.reshape(rows, columns)
+
+def _plain(ds:Dataset, layout:_Layout, syntax:UID) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes beyond them
+    "Images that are not compressed; raises `ValueError` where there are fewer than the header says, or many more."
     need = int(np.prod(layout.shape, dtype=object))*layout.allocated//8
-    if syntax == RLELossless: # two bytes become 128 at most
-        there, row = 64*sum(map(len, _frames(ds, layout))), np.inf
-    else: there, row = len(ds.PixelData), layout.shape[2]*layout.allocated//8
-    if need <= there <= need + max(row, 1): return there - need
-    raise ValueError(f"{there} bytes of pixels are there, its header asks for {need}")
+    there, row = len(ds.PixelData), layout.shape[2]*layout.allocated//8
+    if not need <= there <= need + row:
+        raise ValueError(f"{there} bytes of pixels are there, its header asks for {need}")
+    a, _ = get_decoder(syntax).as_array(ds, raw=True, correct_unused_bits=False)
+    return a.reshape(layout.shape), there - need
 
 def _stored(file:Path) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes that are there beyond them
     "Images of a DICOM file; raises `ValueError` naming a file that does not hold what its header says."
     with _named(file, 'decode'): ds = pydicom.dcmread(file, force=True, specific_tags=list(_PIXELS))
     layout, syntax = _layout(ds, file), _syntax(ds)
     with _named(file, 'decode'):
-        if 'PixelData' not in ds: raise ValueError('no pixels are there')
+        if 'PixelData' not in ds: raise ValueError("no pixels are there")
         if syntax not in (*_PLAIN, RLELossless): return _family(ds, layout, syntax), 0
-        more = _check_length(ds, layout, syntax)
-        plugin = 'pydicom' if syntax == RLELossless else ''
-        a = get_decoder(syntax).as_array(ds, raw=True, decoding_plugin=plugin)[0].reshape(layout.shape)
-        return _significant(a, layout.stored, layout.high), 0 if plugin else more
+        if syntax in _PLAIN: a, more = _plain(ds, layout, syntax)
+        else: a, more = np.stack([_rle(f, layout) for f in _frames(ds, layout)]), 0
+        return _significant(a.astype(layout.dtype, copy=False), layout.stored, layout.high), more
 
 # %% ../nbs/00b_volume.ipynb #2d6c759a
 def _pixels(
@@ -663,8 +687,8 @@ def _pixels(
             raise ValueError(f"{file} is not what its header said: was it changed meanwhile?")
         np.add(stored[s.frame or 0]*s.slope, s.intercept, out=out[k], casting='same_kind')
     if longer and notes is not None:
-        notes.append(f"{len(longer)} {'file is' if len(longer) == 1 else 'files are'} longer than their pixels, "
-                     "the rest was left out")
+        which = '1 file is longer than its' if len(longer) == 1 else f'{len(longer)} files are longer than their'
+        notes.append(f'{which} pixels, the rest was left out')
     return out
 
 # %% ../nbs/00b_volume.ipynb #ed522183
