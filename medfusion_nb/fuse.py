@@ -293,7 +293,8 @@ def _check_distinct(paths:Sequence[str], scans:Sequence[Scan]) -> None:
     "Raises `ValueError` where a scan is named twice."
     seen:dict[Any, str] = {}
     for path, scan in zip(paths, scans):
-        key = str(scan.headers[0].SOPInstanceUID) if scan.headers else Path(path).resolve()
+        header:Any = scan.headers[0] if scan.headers else {}
+        key = header.get('SOPInstanceUID') or (Path(path).resolve(), header.get('SeriesInstanceUID'))
         if key in seen:
             raise ValueError(f"{seen[key]} and {path} are the same scan: name two different ones; in a "
                              "folder of several series --ct-series and --mri-series choose")

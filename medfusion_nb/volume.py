@@ -45,6 +45,7 @@ from pydicom.filewriter import write_data_element
 from pydicom.multival import MultiValue
 from pydicom.pixels import get_decoder
 from pydicom.sequence import Sequence as Items
+from pydicom.tag import BaseTag
 from pydicom.uid import (UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian,
                          ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless,
                          RLELossless, SecondaryCaptureImageStorage, generate_uid)
@@ -106,7 +107,7 @@ def _numbers(file:Any, ds:Dataset, keyword:str) -> tuple[float, ...]|None: # Non
     "Numbers of a header element; raises `ValueError` naming the file where they cannot be."
     (n, low, high, whole, zero), values = _RULES[keyword], _values(file, ds, keyword)
     def fits(x): # a NaN is in no range
-        number = isinstance(x, (int, float, Decimal)) and low <= x <= high
+        number = isinstance(x, (int, float, Decimal)) and not isinstance(x, BaseTag) and low <= x <= high
         return number and not (whole and x != int(x)) and (zero or x != 0)
     if len(values) == n and all(map(fits, values)): return tuple(int(x) if whole else float(x) for x in values)
     if not values: return None
@@ -268,10 +269,11 @@ def _key(ds:Dataset, first:Slice) -> tuple:
 def _new_series(ds:Dataset) -> Series:
     "The series of a header, with no headers and slices in it yet."
     kind = str(ds.get('ImageType', '')).upper()
+    description = str(ds.get('SeriesDescription') or ds.get('ProtocolName') or '')[:64]
     return Series(
         uid=str(ds.SeriesInstanceUID),
         modality=str(ds.get('Modality', '')),
-        description=str(ds.get('SeriesDescription') or ds.get('ProtocolName') or ''),
+        description=''.join(c if c.isprintable() else ' ' for c in description), # it is shown in a terminal
         headers=[],
         slices=[],
         size=(int(ds.Columns), int(ds.Rows)),
@@ -657,7 +659,8 @@ def _plain(ds:Dataset, layout:_Layout, syntax:UID) -> tuple[np.ndarray, int]: # 
     there, row = len(ds.PixelData), layout.shape[2]*layout.allocated//8
     if not need <= there <= need + row:
         raise ValueError(f"{there} bytes of pixels are there, its header asks for {need}")
-    a, _ = get_decoder(syntax).as_array(ds, raw=True, correct_unused_bits=False)
+    decoder:Any = get_decoder(syntax)
+    a, _ = decoder.as_array(ds, raw=True, correct_unused_bits=False)
     return a.reshape(layout.shape), there - need
 
 def _stored(file:Path) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes that are there beyond them
@@ -1187,9 +1190,10 @@ def cover(
     image:sitk.Image,                   # volume
     grid:sitk.Image,                    # whose voxels are asked for
     transform:sitk.Transform|None=None, # physical point of the grid -> point of the image
-    seam:float=8.,                      # mm over which it rises
+    seam:float=8.,                      # mm over which it rises; less in a volume smaller than 10 cm
 ) -> np.ndarray:                        # (z,y,x) float32: 0 outside the image, 1 well inside
     "How far inside the field of view of a volume the voxels of a grid lie."
+    seam = min(seam, np.multiply(image.GetSize(), image.GetSpacing()).max()/12) # of a mouse
     first, steps = _index_map(image, grid, transform or sitk.Transform())
     nx, ny, nz = grid.GetSize()
     x, y, z = np.arange(nx), np.arange(ny)[:, None], np.arange(nz)[:, None, None]
