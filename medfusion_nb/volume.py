@@ -18,6 +18,7 @@ import unicodedata
 import warnings
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,7 +44,6 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.multival import MultiValue
-from pydicom.pixels import get_decoder
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag
 from pydicom.uid import (UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian,
@@ -79,7 +79,7 @@ class _Rule(NamedTuple):
     zero:bool=True   # may one be 0?
 
 _RULES = dict(
-    Rows=_Rule(1, 1, 65535, True), Columns=_Rule(1, 1, 65535, True), NumberOfFrames=_Rule(1, 1, 2**31, True),
+    Rows=_Rule(1, 1, 65535, True), Columns=_Rule(1, 1, 65535, True), NumberOfFrames=_Rule(1, 1, 10**6, True),
     SamplesPerPixel=_Rule(1, 1, 4, True), BitsAllocated=_Rule(1, 1, 64, True), BitsStored=_Rule(1, 1, 64, True),
     HighBit=_Rule(1, 0, 63, True), PixelRepresentation=_Rule(1, 0, 1, True),
     PixelPaddingValue=_Rule(1, -2.**31, 2.**32, True),
@@ -113,7 +113,7 @@ def _numbers(file:Any, ds:Dataset, keyword:str) -> tuple[float, ...]|None: # Non
     if not values: return None
     kind = f"{n} {'whole ' if whole else ''}number{'' if n == 1 else 's'}"
     said = ascii(', '.join(map(str, values[:9])))[1:-1]
-    raise ValueError(f"{file}: {keyword} is {said[:60]}, expected {kind} from {low:g} to {high:g}"
+    raise ValueError(f"{file}: {keyword} is {said[:60]}, expected {kind} from {low:.10g} to {high:.10g}"
                      f"{'' if zero else ', not 0'}: export the file again as original DICOM")
 
 def _number(file:Any, ds:Dataset, keyword:str, default:Any=None) -> Any: # int or float
@@ -612,7 +612,7 @@ def _gdcm(
 # %% ../nbs/00b_volume.ipynb #56d2c936
 _TABLE = 'ExtendedOffsetTable', 'ExtendedOffsetTableLengths' # where the frames begin, how long they are
 _PIXELS = ('Rows', 'Columns', 'NumberOfFrames', 'SamplesPerPixel', 'BitsAllocated', 'BitsStored', 'HighBit',
-           'PixelRepresentation', 'PhotometricInterpretation', 'PixelData', *_TABLE)
+           'PixelRepresentation', 'PixelData', *_TABLE)
 
 def _frames(ds:Dataset, layout:_Layout) -> list[bytes]:
     "Compressed frames; raises `ValueError` where there are more or fewer than the header says."
@@ -653,15 +653,16 @@ def _rle(data:bytes, layout:_Layout) -> np.ndarray: # (y,x) unsigned integers
     pixels = np.ascontiguousarray(planes.reshape(size, -1).T).view(f'>u{size}')
     return pixels.reshape(rows, columns)
 
-def _plain(ds:Dataset, layout:_Layout, syntax:UID) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes beyond them
-    "Images that are not compressed; raises `ValueError` where there are fewer than the header says, or many more."
-    need = int(np.prod(layout.shape, dtype=object))*layout.allocated//8
-    there, row = len(ds.PixelData), layout.shape[2]*layout.allocated//8
-    if not need <= there <= need + row:
-        raise ValueError(f"{there} bytes of pixels are there, its header asks for {need}")
-    decoder:Any = get_decoder(syntax)
-    a, _ = decoder.as_array(ds, raw=True, correct_unused_bits=False)
-    return a.reshape(layout.shape), there - need
+def _plain(ds:Dataset, layout:_Layout, syntax:UID) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes beyond
+    "Images that are not compressed; raises `ValueError` for fewer bytes than the header says, or many more."
+    size, big = layout.allocated//8, syntax == ExplicitVRBigEndian
+    need, row = int(np.prod(layout.shape, dtype=object))*size, layout.shape[2]*size
+    data = np.frombuffer(ds.PixelData, np.uint8)
+    if not need <= len(data) <= need + row:
+        raise ValueError(f"{len(data)} bytes of pixels are there, its header asks for {need}")
+    if big and size == 1 and ds['PixelData'].VR == 'OW': # pairs of bytes are swapped
+        data = data[:len(data)//2*2].reshape(-1, 2)[:, ::-1].ravel()
+    return data[:need].view(f"{'>' if big else '<'}u{size}").reshape(layout.shape), len(data) - need
 
 def _stored(file:Path) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes that are there beyond them
     "Images of a DICOM file; raises `ValueError` naming a file that does not hold what its header says."
@@ -1279,6 +1280,7 @@ def _check_written(e:DataElement, header:Dataset) -> None:
     "Raises all kinds of errors for an element that is not of its type, or cannot be written."
     if e.VR != dictionary_VR(e.tag): raise ValueError('wrong type')
     if e.VR in ('DS', 'IS') and not np.isfinite(np.array(e.value, float)).all(): raise ValueError('no number')
+    for item in e.value if e.VR == 'SQ' else (): deque(item.iterall(), 0) # reads all of it
     to = DicomBytesIO()
     to.is_little_endian, to.is_implicit_VR = True, False
     write_data_element(to, e, header.get('SpecificCharacterSet'))
