@@ -79,14 +79,22 @@ class _Rule(NamedTuple):
     zero:bool=True   # may one be 0?
 
 _RULES = dict(
-    Rows=_Rule(1, 1, 65535, True), Columns=_Rule(1, 1, 65535, True), NumberOfFrames=_Rule(1, 1, 10**6, True),
-    SamplesPerPixel=_Rule(1, 1, 4, True), BitsAllocated=_Rule(1, 1, 64, True), BitsStored=_Rule(1, 1, 64, True),
-    HighBit=_Rule(1, 0, 63, True), PixelRepresentation=_Rule(1, 0, 1, True),
+    Rows=_Rule(1, 1, 65535, True),
+    Columns=_Rule(1, 1, 65535, True),
+    NumberOfFrames=_Rule(1, 1, 10**6, True),
+    SamplesPerPixel=_Rule(1, 1, 4, True),
+    BitsAllocated=_Rule(1, 1, 64, True),
+    BitsStored=_Rule(1, 1, 64, True),
+    HighBit=_Rule(1, 0, 63, True),
+    PixelRepresentation=_Rule(1, 0, 1, True),
     PixelPaddingValue=_Rule(1, -2.**31, 2.**32, True),
-    PixelSpacing=_Rule(2, 1e-4, 100), ImagePositionPatient=_Rule(3, -1e5, 1e5),           # mm
+    PixelSpacing=_Rule(2, 1e-4, 100),             # mm
+    ImagePositionPatient=_Rule(3, -1e5, 1e5),     # mm
     ImageOrientationPatient=_Rule(6, -1.01, 1.01),
-    RescaleSlope=_Rule(1, -1e9, 1e9, zero=False), RescaleIntercept=_Rule(1, -1e9, 1e9))
+    RescaleSlope=_Rule(1, -1e9, 1e9, zero=False),
+    RescaleIntercept=_Rule(1, -1e9, 1e9))
 
+# %% ../nbs/00b_volume.ipynb #d9cfaf31
 @contextmanager
 def _named(file:Any, what:str) -> Iterator[None]: # what is done to the file
     "Whatever goes wrong within becomes a `ValueError` of one line that names the file."
@@ -107,15 +115,17 @@ def _numbers(file:Any, ds:Dataset, keyword:str) -> tuple[float, ...]|None: # Non
     "Numbers of a header element; raises `ValueError` naming the file where they cannot be."
     (n, low, high, whole, zero), values = _RULES[keyword], _values(file, ds, keyword)
     def fits(x): # a NaN is in no range
-        number = isinstance(x, (int, float, Decimal)) and not isinstance(x, BaseTag) and low <= x <= high
-        return number and not (whole and x != int(x)) and (zero or x != 0)
-    if len(values) == n and all(map(fits, values)): return tuple(int(x) if whole else float(x) for x in values)
+        number = isinstance(x, (int, float, Decimal)) and not isinstance(x, BaseTag)
+        return number and low <= x <= high and not (whole and x != int(x)) and (zero or x != 0)
+    if len(values) == n and all(map(fits, values)): return tuple(map(int if whole else float, values))
     if not values: return None
     kind = f"{n} {'whole ' if whole else ''}number{'' if n == 1 else 's'}"
-    said = ascii(', '.join(map(str, values[:9])))[1:-1]
+    texts = ('a sequence' if isinstance(v, Dataset) else str(v) for v in values[:9])
+    said = ascii(', '.join(texts))[1:-1]
     raise ValueError(f"{file}: {keyword} is {said[:60]}, expected {kind} from {low:.10g} to {high:.10g}"
                      f"{'' if zero else ', not 0'}: export the file again as original DICOM")
 
+# %% ../nbs/00b_volume.ipynb #715cf887
 def _number(file:Any, ds:Dataset, keyword:str, default:Any=None) -> Any: # int or float
     "The number of a header element; raises `ValueError` where it cannot be, or is missing without a default."
     found = _numbers(file, ds, keyword)
@@ -124,19 +134,25 @@ def _number(file:Any, ds:Dataset, keyword:str, default:Any=None) -> Any: # int o
         raise ValueError(f"{file}: no {keyword} in its header: export the file again as original DICOM")
     return default
 
-def _text(file:Any, ds:Dataset, keyword:str) -> str: # '' when missing
-    "One text of at most 64 characters; raises `ValueError` naming the file for several, or for none."
+def _texts(file:Any, ds:Dataset, keyword:str) -> list[str]: # [] when it is missing or empty
+    "Texts of a header element, also of numbers; raises `ValueError` naming the file where they cannot be."
     values = _values(file, ds, keyword)
-    if not values: return ''
-    if len(values) == 1 and isinstance(values[0], str) and len(values[0]) <= 64 and values[0].isprintable():
-        return values[0].strip()
-    raise ValueError(f"{file}: {keyword} in its header is not one short text: the file is damaged, export it again")
+    if not any(isinstance(v, (Dataset, bytes)) for v in values): return [str(v).strip() for v in values]
+    raise ValueError(f"{file}: {keyword} in its header is not a text: the file is damaged, export it again")
+
+def _text(file:Any, ds:Dataset, keyword:str) -> str: # '' when it is missing or empty
+    "One text of at most 64 characters; raises `ValueError` naming the file where it is something else."
+    text = '\\'.join(_texts(file, ds, keyword))
+    if len(text) <= 64 and text.isprintable() and '\\' not in text: return text
+    raise ValueError(f"{file}: {keyword} in its header is not one short text: the file is damaged, export it "
+                     "again")
 
 def _items(file:Any, ds:Dataset, keyword:str) -> list[Dataset]: # [] when missing
     "Items of a sequence; raises `ValueError` naming the file where the element is something else."
     values = _values(file, ds, keyword)
     if all(isinstance(v, Dataset) for v in values): return values
-    raise ValueError(f"{file}: {keyword} in its header is not a sequence: the file is damaged, export it again")
+    raise ValueError(f"{file}: {keyword} in its header is not a sequence: the file is damaged, export it "
+                     "again")
 
 # %% ../nbs/00b_volume.ipynb #1aef89cd
 def _slice(
@@ -199,7 +215,7 @@ class Series:
 def _patient(ds:Dataset) -> str: # digest; '' when the header names nobody
     "Tells patients apart without naming them."
     file = getattr(ds, 'filename', '')
-    def text(keyword): return '\\'.join(map(str, _values(file, ds, keyword))).strip().lower()
+    def text(keyword): return '\\'.join(_texts(file, ds, keyword)).lower()
     number = f"{text('PatientID')}|{text('IssuerOfPatientID')}".strip('|')
     who = number or text('PatientName')
     return hashlib.sha256(who.encode()).hexdigest()[:16] if who else ''
@@ -212,7 +228,7 @@ def _is_dicom(path:Path) -> bool: # True for a file with the DICOM preamble
         raise ValueError(f"{path} is empty: copy it again")
     return start[128:] == b'DICM'
 
-# %% ../nbs/00b_volume.ipynb #e9bfeff4
+# %% ../nbs/00b_volume.ipynb #161c7105
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 
 def _syntax(ds:Dataset) -> UID:
@@ -230,18 +246,22 @@ def _check_frames(ds:Dataset, path:Path) -> None:
     if syntax == DeflatedExplicitVRLittleEndian: frame /= 1032 # zlib can do no better
     elif syntax not in _PLAIN: frame = 16                      # no compressed frame is smaller
     if n > 1 and n*frame > size:
-        raise ValueError(f"{path} announces {n} frames, too many for a file of {size} bytes: it is truncated or "
-                         "damaged, copy it again")
+        raise ValueError(f"{path} announces {n} frames, too many for a file of {size} bytes: it is "
+                         "truncated or damaged, copy it again")
+
+# %% ../nbs/00b_volume.ipynb #e9bfeff4
+_ONE = ('SOPInstanceUID', 'SOPClassUID', 'FrameOfReferenceUID', 'Modality', 'PhotometricInterpretation')
+_READ = ('StudyInstanceUID', 'SeriesDescription', 'ProtocolName', 'ImageType', 'InstanceNumber',
+         'SliceLocation', 'BodyPartExamined', 'BurnedInAnnotation', 'RecognizableVisualFeatures',
+         'LossyImageCompression')
 
 def _check_image(ds:Dataset, path:Path) -> None:
     "Raises `ValueError` naming a file whose header cannot be that of an image."
-    for keyword in ('SOPInstanceUID', 'SOPClassUID', 'FrameOfReferenceUID', 'Modality', 'PhotometricInterpretation'):
-        _text(path, ds, keyword)
-    for keyword in ('StudyInstanceUID', 'SeriesDescription', 'ProtocolName', 'ImageType', 'InstanceNumber', 'SliceLocation', 'BodyPartExamined',
-                    'BurnedInAnnotation', 'RecognizableVisualFeatures', 'LossyImageCompression'):
-        _values(path, ds, keyword)
+    for keyword in _ONE: _text(path, ds, keyword)
+    for keyword in _READ: _texts(path, ds, keyword)
     if not _text(path, ds, 'SeriesInstanceUID'):
-        raise ValueError(f"{path}: no SeriesInstanceUID in its header, so its series is unknown: export it again")
+        raise ValueError(f"{path}: no SeriesInstanceUID in its header, so its series is unknown: export it "
+                         "again")
     _check_frames(ds, path)
 
 def _header(path:Path) -> Dataset: # without pixels
@@ -504,8 +524,8 @@ def _layout(ds:Dataset, file:Path) -> _Layout:
     allocated, stored = number('BitsAllocated'), number('BitsStored')
     high = number('HighBit', stored - 1)
     if allocated not in (8, 16, 32) or not stored <= high + 1 <= allocated:
-        raise ValueError(f"{file}: its pixels of {stored} bits, up to bit {high} of {allocated}, cannot be read: "
-                         "export it again")
+        raise ValueError(f"{file}: its pixels of {stored} bits, up to bit {high} of {allocated}, cannot be "
+                         "read: export it again")
     shape = number('NumberOfFrames', 1), number('Rows'), number('Columns')
     return _Layout(shape, allocated, stored, high, number('PixelRepresentation') == 1)
 
@@ -597,7 +617,8 @@ def _gdcm(
     "Decode a frame of the JPEG family; raises `ValueError` where that fails."
     ds, size = Dataset(), 8 if stream.bits <= 8 else 16
     _put(ds, SOPClassUID=SecondaryCaptureImageStorage, SOPInstanceUID=generate_uid(), Modality='OT')
-    _put(ds, SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', Rows=stream.rows, Columns=stream.columns)
+    _put(ds, SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2')
+    _put(ds, Rows=stream.rows, Columns=stream.columns)
     _put(ds, BitsAllocated=size, BitsStored=stream.bits, HighBit=stream.bits - 1)
     _put(ds, PixelRepresentation=int(stream.signed), PixelData=encapsulate([data]))
     ds.file_meta = _file_meta(ds, syntax)
@@ -605,7 +626,7 @@ def _gdcm(
     ds.save_as(path, enforce_file_format=True)
     try:
         with _messages() as said: image = sitk.ReadImage(str(path), imageIO='GDCMImageIO')
-    except RuntimeError: raise ValueError("its stream is damaged, or compressed in a way GDCM does not know") from None
+    except RuntimeError as e: raise ValueError("damaged, or compressed in a way GDCM does not know") from e
     if b'orrupt' in said[0] or b'remature' in said[0]: raise ValueError("its stream is cut or damaged")
     return sitk.GetArrayFromImage(image)[0]
 
@@ -644,7 +665,7 @@ def _rle_segment(data:bytes, n:int) -> bytes: # n bytes
     return bytes(out)
 
 def _rle(data:bytes, layout:_Layout) -> np.ndarray: # (y,x) unsigned integers
-    "Decode a frame of run lengths, the highest bytes of all pixels first; raises errors where it is not whole."
+    "Decode run lengths, which hold the highest bytes of all pixels first; raises errors when cut."
     (_, rows, columns), size = layout.shape, layout.allocated//8
     n, *starts = unpack_from('<16I', data)
     if n != size or rows*columns > 64*len(data): raise ValueError("it is too short")
@@ -691,7 +712,8 @@ def _pixels(
             raise ValueError(f"{file} is not what its header said: was it changed meanwhile?")
         np.add(stored[s.frame or 0]*s.slope, s.intercept, out=out[k], casting='same_kind')
     if longer and notes is not None:
-        which = '1 file is longer than its' if len(longer) == 1 else f'{len(longer)} files are longer than their'
+        n = len(longer)
+        which = '1 file is longer than its' if n == 1 else f'{n} files are longer than their'
         notes.append(f'{which} pixels, the rest was left out')
     return out
 
@@ -734,7 +756,8 @@ def _check_series(series:Series, path:Path|str) -> None:
     for h in series.headers:
         kind = _text(h.filename, h, 'PhotometricInterpretation') or 'MONOCHROME2'
         if kind != 'MONOCHROME2':
-            raise ValueError(f"{path}: {h.filename} is {kind}, expected MONOCHROME2: this is a picture, not a scan")
+            raise ValueError(f"{path}: {h.filename} is {kind}, expected MONOCHROME2: this is a picture, not a "
+                             "scan")
 
 # %% ../nbs/00b_volume.ipynb #aeabb6aa
 def read_series(
@@ -1274,7 +1297,7 @@ _TERMS = {k: set(terms.split()) for k, terms in dict( # of the standard
 
 def _said(header:Dataset, keyword:str) -> list[str]: # in capitals
     "Terms of a header element."
-    return [str(v).strip().upper() for v in _values(getattr(header, 'filename', ''), header, keyword)]
+    return [text.upper() for text in _texts(getattr(header, 'filename', ''), header, keyword)]
 
 def _check_written(e:DataElement, header:Dataset) -> None:
     "Raises all kinds of errors for an element that is not of its type, or cannot be written."
@@ -1301,8 +1324,8 @@ def _copy(
             file = getattr(header, 'filename', 'a header')
             warnings.warn(f"{file}: its {k} cannot be and is not copied", stacklevel=2)
         else:
-            known = header[k].VR in ('DS', 'IS') or {*_said(header, k)} <= _TERMS.get(k, set())
-            if known or not deidentify: ds[k] = header[k]
+            fine = not deidentify or header[k].VR in ('DS', 'IS') or {*_said(header, k)} <= _TERMS.get(k, set())
+            if fine: ds[k] = header[k]
 
 # %% ../nbs/00b_volume.ipynb #55cdb3ce
 def _owner(*scans:Scan|None) -> Dataset: # empty where no scan has headers
@@ -1329,7 +1352,8 @@ def _pixel_history(ds:Dataset, scans:Sequence[Scan|None], deidentify:bool) -> No
                  RecognizableVisualFeatures=_agreed('RecognizableVisualFeatures', 'YES', 'NO', scans),
                  LossyImageCompression='01' if lossy else _agreed('LossyImageCompression', '01', '00', scans))
     _put(ds, **{k: v for k, v in found.items() if v})
-    for h in lossy[:1]: _copy(ds, h, ('LossyImageCompressionRatio', 'LossyImageCompressionMethod'), deidentify)
+    how = 'LossyImageCompressionRatio', 'LossyImageCompressionMethod'
+    for h in lossy[:1]: _copy(ds, h, how, deidentify)
     if deidentify:
         ds.PatientIdentityRemoved = 'NO' if 'YES' in found.values() else 'YES'
         ds.DeidentificationMethod = ['medfusion_nb: no tag of the patient or the study was copied',
@@ -1340,12 +1364,12 @@ def _pixel_history(ds:Dataset, scans:Sequence[Scan|None], deidentify:bool) -> No
 _HEAD = 'HEAD', 'BRAIN', 'SKULL', 'CRAN', 'CEREBR', 'KOPF', 'SCHAD', 'SCHAED', 'TETE', 'CABEZA'
 _PARTS = set( # terms of the standard, and what one meets
     'ABDOMEN ABDOMENPELVIS ADRENAL ANKLE AORTA ARM AXILLA BACK BLADDER BREAST BRONCHUS CALF CAROTID CHEST '
-    'CHESTABDOMEN CHESTABDPELVIS CLAVICLE COLON CORONARYARTERY CSPINE CTSPINE EAR ELBOW ESOPHAGUS EXTREMITY EYE '
-    'FACE FEMUR FINGER FOOT FOREARM HAND HEART HIP HUMERUS IAC JAW KIDNEY KNEE LARYNX LEG LIVER LOWER LSPINE '
-    'LSSPINE LUNG MANDIBLE MAXILLA MEDIASTINUM MOUTH NECK NECKCHEST NECKCHESTABDOMEN NECKCHESTABDPELV NOSE ORBIT '
-    'PANCREAS PAROTID PELVIS PHARYNX PROSTATE RIB SACRUM SCAPULA SELLA SHOULDER SINUS SPINE SPLEEN SSPINE STERNUM '
-    'STOMACH THIGH THORAX THUMB THYMUS THYROID TIBIA TLSPINE TMJ TOE TRACHEA TRUNK TSPINE ULNA UPPER UTERUS '
-    'WHOLEBODY WRIST BODY WHOLE'.split())
+    'CHESTABDOMEN CHESTABDPELVIS CLAVICLE COLON CORONARYARTERY CSPINE CTSPINE EAR ELBOW ESOPHAGUS '
+    'EXTREMITY EYE FACE FEMUR FINGER FOOT FOREARM HAND HEART HIP HUMERUS IAC JAW KIDNEY KNEE LARYNX LEG '
+    'LIVER LOWER LSPINE LSSPINE LUNG MANDIBLE MAXILLA MEDIASTINUM MOUTH NECK NECKCHEST NECKCHESTABDOMEN '
+    'NECKCHESTABDPELV NOSE ORBIT PANCREAS PAROTID PELVIS PHARYNX PROSTATE RIB SACRUM SCAPULA SELLA '
+    'SHOULDER SINUS SPINE SPLEEN SSPINE STERNUM STOMACH THIGH THORAX THUMB THYMUS THYROID TIBIA TLSPINE '
+    'TMJ TOE TRACHEA TRUNK TSPINE ULNA UPPER UTERUS WHOLEBODY WRIST BODY WHOLE'.split())
 
 def _examined(*scans:Scan|None) -> str: # in capitals and plain letters; '' where no header says it
     "The part of the body that was examined, in the words of the first header that says it."
@@ -1365,7 +1389,7 @@ def is_head(
 
 def body_part(
     *scans:Scan|None, # the first that says it counts
-) -> str:             # such as HEAD or CHEST ABDOMEN; OTHER for words that are not known; '': no header says it
+) -> str:             # such as CHEST ABDOMEN; OTHER: words that are not known; '': no header says it
     "The part of the body that was examined, without free text, which may be a name."
     words = re.split('[ _]', _examined(*scans))
     known = dict.fromkeys('HEAD' if is_head(w) else w for w in words if is_head(w) or w in _PARTS)

@@ -194,20 +194,33 @@ def test_slope_and_intercept_of_each_slice(study, modality):
 
 # headers
 
+def nested(n, defined):
+    "A sequence in a sequence in a sequence, n deep, with lengths or without."
+    if not defined: return b'\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff'*n
+    data = b''
+    for _ in range(n):
+        item = struct.pack('<HHI', 0xfffe, 0xe000, len(data)) + data
+        data = struct.pack('<HH2sHI', 8, 0x1140, b'SQ', 0, len(item)) + item
+    return data
+
+
+NESTED = nested(3000, True)
 BAD = dict(
-    Rows=(None, b'', b'\0\0', b'\x14\0\x14\0', ('LO', b'twenty'), ('LO', b'20'), ('SQ', b'\xfe\xff\0\xe0\4\0\0\0abcd'), b'\1'),
+    Rows=(None, b'', b'\0\0', b'\x14\0\x14\0', ('LO', b'twenty'), ('LO', b'20'),
+          ('SQ', b'\xfe\xff\0\xe0\4\0\0\0abcd'), b'\1'),
     Columns=(None, b'\0\0'),
     NumberOfFrames=(b'0', b'-1', b'2000000', b'1e9', b'abc', b'1\\2', b'99999999999999999999', b'7'),
     BitsAllocated=(None, b'\0\0', b'\x0c\0', b'\1\0', b'\x40\0'), BitsStored=(b'\0\0', b'\x11\0'),
     HighBit=(b'\x10\0', b'\3\0'), PixelRepresentation=(None, b'\2\0'), SamplesPerPixel=(b'\3\0',),
-    PixelSpacing=(b'0\\0', b'-1\\1', b'1', b'1\\2\\3', b'nan\\1', b'1e30\\1', b'inf\\1', b'1e-30\\1', b'a\\b', ('FD', b'\0'*7)),
+    PixelSpacing=(b'0\\0', b'-1\\1', b'1', b'1\\2\\3', b'nan\\1', b'1e30\\1',
+                  b'inf\\1', b'1e-30\\1', b'a\\b', ('FD', b'\0'*7)),
     ImagePositionPatient=(b'0\\0', b'1e300\\0\\0', b'nan\\0\\0', b'1,5\\0\\0', b'1e999\\0\\0'),
     ImageOrientationPatient=(b'1\\0\\0', b'0\\0\\0\\0\\0\\0', b'2\\0\\0\\0\\2\\0', b'nan\\0\\0\\0\\1\\0'),
-    RescaleSlope=(b'0', b'abc', b'1\\2', b'nan', b'1e400', ('SQ', b'1234')), RescaleIntercept=(b'x', b'1\\2', b'-inf'),
+    BodyPartExamined=(('SQ', NESTED), ('OB', b'1234')), SeriesDescription=(('SQ', NESTED),), PatientID=(('SQ', NESTED),),
+    RescaleSlope=(b'0', ('SQ', NESTED), b'abc', b'1\\2', b'nan', b'1e400', ('SQ', b'1234')), RescaleIntercept=(b'x', b'1\\2', b'-inf'),
     SeriesInstanceUID=(None, b'', b'1.2\\1.3', b'1'*3000), Modality=(b'CT\\MR', b'C\x1b[31mT'),
     PhotometricInterpretation=(b'A\\B', b'RGB', ('US', b'\1\0')), SOPInstanceUID=(b'1.2\\1.3',),
     PerFrameFunctionalGroupsSequence=(('LO', b'abc'), ('SQ', b'\xfe\xff\0\xe0\xff\xff\xff\xff'*3)))
-CASES = [(k, v) for k, values in BAD.items() for v in values]
 
 
 @pytest.mark.parametrize('keyword', BAD)
@@ -221,23 +234,12 @@ def test_a_value_that_cannot_be_names_its_file(made, tmp_path, keyword):
         assert '\n' not in str(e.value) and str(e.value).isprintable() and len(str(e.value)) < 400, value
 
 
-def nested(n, defined):
-    "A sequence in a sequence in a sequence, n deep, with lengths or without."
-    if not defined: return b'\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff'*n
-    data = b''
-    for _ in range(n):
-        item = struct.pack('<HHI', 0xfffe, 0xe000, len(data)) + data
-        data = struct.pack('<HH2sHI', 8, 0x1140, b'SQ', 0, len(item)) + item
-    return data
-
-
-@pytest.mark.parametrize('where', ['\x08\0', '\x52\0'], ids=['before', 'after'])
+@pytest.mark.parametrize('where', ['before', 'after']) # the elements that count
 def test_sequences_without_end(study, tmp_path, where):
     "Nesting that no stack holds is an error, or of no importance; never a traceback."
     path = slices(study/'CT')[1]
-    ds = pydicom.dcmread(path)
-    raw, at = path.read_bytes(), path.read_bytes().index(b'\x08\0\x60\0CS' if where[0] == '\x08' else b'\xe0\x7f\x10\0O')
-    assert ds.Modality == 'CT'
+    raw = path.read_bytes()
+    at = raw.index(b'\x08\0\x60\0CS' if where == 'before' else b'\xe0\x7f\x10\0O')
     path.write_bytes(raw[:at] + nested(20_000, False) + raw[at:])
     with pytest.raises(ValueError, match=path.name): find_series(study)
     path.write_bytes(raw[:at] + nested(5_000, True) + raw[at:])
@@ -265,8 +267,8 @@ def test_patient_elements_that_cannot_be_written(study, tmp_path):
     assert b'M\xfcller\xff' in first.read_bytes()
 
 
-def test_a_deflated_bomb_is_small(made, tmp_path):
-    "A claim of sizes costs neither time nor memory."
+def test_a_claim_of_sizes_is_refused(made, tmp_path):
+    "It costs neither time nor memory."
     path = shutil.copy(slices(made/'CT')[0], tmp_path/'a.dcm')
     spoil(path, 'Rows', struct.pack('<H', 65535))
     spoil(path, 'Columns', struct.pack('<H', 65535))
@@ -284,7 +286,8 @@ def test_a_deflated_bomb_is_small(made, tmp_path):
 def derived(scan, other, folder, **kwargs):
     "First slice of a derived series."
     folder.mkdir()
-    return pydicom.dcmread(write_dicom(like(np.zeros((6, 20, 24), np.float32), scan.image), folder, scan, other, **kwargs)[0])
+    image = like(np.zeros((6, 20, 24), np.float32), scan.image)
+    return pydicom.dcmread(write_dicom(image, folder, scan, other, **kwargs)[0])
 
 
 def test_what_sources_say_of_their_pixels_is_kept(study, tmp_path):
