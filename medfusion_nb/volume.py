@@ -756,8 +756,8 @@ def _check_series(series:Series, path:Path|str) -> None:
     for h in series.headers:
         kind = _text(h.filename, h, 'PhotometricInterpretation') or 'MONOCHROME2'
         if kind != 'MONOCHROME2':
-            raise ValueError(f"{path}: {h.filename} is {kind}, expected MONOCHROME2: this is a picture, not a "
-                             "scan")
+            raise ValueError(f"{path}: {h.filename} is {kind}, expected MONOCHROME2: this is a picture, "
+                             "not a scan")
 
 # %% ../nbs/00b_volume.ipynb #aeabb6aa
 def read_series(
@@ -1299,6 +1299,10 @@ def _said(header:Dataset, keyword:str) -> list[str]: # in capitals
     "Terms of a header element."
     return [text.upper() for text in _texts(getattr(header, 'filename', ''), header, keyword)]
 
+def _is_known(header:Dataset, keyword:str) -> bool:
+    "Does an element hold only numbers, or terms of the standard?"
+    return header[keyword].VR in ('DS', 'IS') or {*_said(header, keyword)} <= _TERMS.get(keyword, set())
+
 def _check_written(e:DataElement, header:Dataset) -> None:
     "Raises all kinds of errors for an element that is not of its type, or cannot be written."
     if e.VR != dictionary_VR(e.tag): raise ValueError('wrong type')
@@ -1324,8 +1328,7 @@ def _copy(
             file = getattr(header, 'filename', 'a header')
             warnings.warn(f"{file}: its {k} cannot be and is not copied", stacklevel=2)
         else:
-            fine = not deidentify or header[k].VR in ('DS', 'IS') or {*_said(header, k)} <= _TERMS.get(k, set())
-            if fine: ds[k] = header[k]
+            if not deidentify or _is_known(header, k): ds[k] = header[k]
 
 # %% ../nbs/00b_volume.ipynb #55cdb3ce
 def _owner(*scans:Scan|None) -> Dataset: # empty where no scan has headers

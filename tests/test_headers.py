@@ -194,17 +194,18 @@ def test_slope_and_intercept_of_each_slice(study, modality):
 
 # headers
 
+def item(data): return struct.pack('<HHI', 0xfffe, 0xe000, len(data)) + data
+
+
 def nested(n, defined):
     "A sequence in a sequence in a sequence, n deep, with lengths or without."
     if not defined: return b'\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff'*n
     data = b''
-    for _ in range(n):
-        item = struct.pack('<HHI', 0xfffe, 0xe000, len(data)) + data
-        data = struct.pack('<HH2sHI', 8, 0x1140, b'SQ', 0, len(item)) + item
+    for _ in range(n): data = struct.pack('<HH2sHI', 8, 0x1140, b'SQ', 0, len(item(data))) + item(data)
     return data
 
 
-NESTED = nested(3000, True)
+NESTED = item(nested(3000, True))
 BAD = dict(
     Rows=(None, b'', b'\0\0', b'\x14\0\x14\0', ('LO', b'twenty'), ('LO', b'20'),
           ('SQ', b'\xfe\xff\0\xe0\4\0\0\0abcd'), b'\1'),
@@ -216,8 +217,10 @@ BAD = dict(
                   b'inf\\1', b'1e-30\\1', b'a\\b', ('FD', b'\0'*7)),
     ImagePositionPatient=(b'0\\0', b'1e300\\0\\0', b'nan\\0\\0', b'1,5\\0\\0', b'1e999\\0\\0'),
     ImageOrientationPatient=(b'1\\0\\0', b'0\\0\\0\\0\\0\\0', b'2\\0\\0\\0\\2\\0', b'nan\\0\\0\\0\\1\\0'),
-    BodyPartExamined=(('SQ', NESTED), ('OB', b'1234')), SeriesDescription=(('SQ', NESTED),), PatientID=(('SQ', NESTED),),
-    RescaleSlope=(b'0', ('SQ', NESTED), b'abc', b'1\\2', b'nan', b'1e400', ('SQ', b'1234')), RescaleIntercept=(b'x', b'1\\2', b'-inf'),
+    BodyPartExamined=(('SQ', NESTED), ('OB', b'1234')), SeriesDescription=(('SQ', NESTED),),
+    PatientID=(('SQ', NESTED),),
+    RescaleSlope=(b'0', ('SQ', NESTED), b'abc', b'1\\2', b'nan', b'1e400', ('SQ', b'1234')),
+    RescaleIntercept=(b'x', b'1\\2', b'-inf'),
     SeriesInstanceUID=(None, b'', b'1.2\\1.3', b'1'*3000), Modality=(b'CT\\MR', b'C\x1b[31mT'),
     PhotometricInterpretation=(b'A\\B', b'RGB', ('US', b'\1\0')), SOPInstanceUID=(b'1.2\\1.3',),
     PerFrameFunctionalGroupsSequence=(('LO', b'abc'), ('SQ', b'\xfe\xff\0\xe0\xff\xff\xff\xff'*3)))
@@ -251,11 +254,11 @@ def test_sequences_without_end(study, tmp_path, where):
 def test_patient_elements_that_cannot_be_written(study, tmp_path):
     "They are left out with a warning; the rest of the patient is kept."
     for path in slices(study/'CT'):
-        spoil(path, 'OtherPatientIDsSequence', nested(5_000, True), 'SQ')
         spoil(path, 'PatientWeight', b'heavy')
         spoil(path, 'KVP', b'1\\x')
         spoil(path, 'SpecificCharacterSet', b'LATIN-X')
         spoil(path, 'PatientComments', b'M\xfcller\xff')
+        spoil(path, 'OtherPatientIDsSequence', NESTED, 'SQ')
     scan = read_volume(study, 'CT')
     (tmp_path/'out').mkdir()
     with pytest.warns(UserWarning, match='cannot be and is not copied') as said:
