@@ -298,7 +298,8 @@ def _check_distinct(paths:Sequence[str], scans:Sequence[Scan]) -> None:
     "Raises `ValueError` where a scan is named twice."
     seen:dict[Any, tuple[str, Scan]] = {}
     for path, scan in zip(paths, scans):
-        key = str(scan.headers[0].get('SOPInstanceUID')) if scan.headers else Path(path).resolve()
+        header:Any = scan.headers[0] if scan.headers else {}
+        key = header.get('SOPInstanceUID') or (Path(path).resolve(), header.get('SeriesInstanceUID'))
         before, other = seen.setdefault(key, (path, scan))
         if other is not scan and _same_values(other, scan): # two echoes may be in one file
             raise ValueError(f"{before} and {path} are the same scan: name two different ones; in a "

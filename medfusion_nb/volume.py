@@ -18,6 +18,7 @@ import unicodedata
 import warnings
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -46,8 +47,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import data_element_generator, read_partial
 from pydicom.filewriter import write_data_element
 from pydicom.multival import MultiValue
-from pydicom.pixels import get_decoder
 from pydicom.sequence import Sequence as Items
+from pydicom.tag import BaseTag
 from pydicom.uid import (UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian,
                          ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless,
                          RLELossless, SecondaryCaptureImageStorage, generate_uid)
@@ -81,14 +82,22 @@ class _Rule(NamedTuple):
     zero:bool=True   # may one be 0?
 
 _RULES = dict(
-    Rows=_Rule(1, 1, 65535, True), Columns=_Rule(1, 1, 65535, True), NumberOfFrames=_Rule(1, 1, 2**31, True),
-    SamplesPerPixel=_Rule(1, 1, 4, True), BitsAllocated=_Rule(1, 1, 64, True), BitsStored=_Rule(1, 1, 64, True),
-    HighBit=_Rule(1, 0, 63, True), PixelRepresentation=_Rule(1, 0, 1, True),
+    Rows=_Rule(1, 1, 65535, True),
+    Columns=_Rule(1, 1, 65535, True),
+    NumberOfFrames=_Rule(1, 1, 10**6, True),
+    SamplesPerPixel=_Rule(1, 1, 4, True),
+    BitsAllocated=_Rule(1, 1, 64, True),
+    BitsStored=_Rule(1, 1, 64, True),
+    HighBit=_Rule(1, 0, 63, True),
+    PixelRepresentation=_Rule(1, 0, 1, True),
     PixelPaddingValue=_Rule(1, -2.**31, 2.**32, True),
-    PixelSpacing=_Rule(2, 1e-4, 100), ImagePositionPatient=_Rule(3, -1e5, 1e5),           # mm
+    PixelSpacing=_Rule(2, 1e-4, 100),             # mm
+    ImagePositionPatient=_Rule(3, -1e5, 1e5),     # mm
     ImageOrientationPatient=_Rule(6, -1.01, 1.01),
-    RescaleSlope=_Rule(1, -1e9, 1e9, zero=False), RescaleIntercept=_Rule(1, -1e9, 1e9))
+    RescaleSlope=_Rule(1, -1e9, 1e9, zero=False),
+    RescaleIntercept=_Rule(1, -1e9, 1e9))
 
+# %% ../nbs/00b_volume.ipynb #d9cfaf31
 @contextmanager
 def _named(file:Any, what:str) -> Iterator[None]: # what is done to the file
     "Whatever goes wrong within becomes a `ValueError` of one line that names the file."
@@ -109,15 +118,17 @@ def _numbers(file:Any, ds:Dataset, keyword:str) -> tuple[float, ...]|None: # Non
     "Numbers of a header element; raises `ValueError` naming the file where they cannot be."
     (n, low, high, whole, zero), values = _RULES[keyword], _values(file, ds, keyword)
     def fits(x): # a NaN is in no range
-        number = isinstance(x, (int, float, Decimal)) and low <= x <= high
-        return number and not (whole and x != int(x)) and (zero or x != 0)
-    if len(values) == n and all(map(fits, values)): return tuple(int(x) if whole else float(x) for x in values)
+        number = isinstance(x, (int, float, Decimal)) and not isinstance(x, BaseTag)
+        return number and low <= x <= high and not (whole and x != int(x)) and (zero or x != 0)
+    if len(values) == n and all(map(fits, values)): return tuple(map(int if whole else float, values))
     if not values: return None
     kind = f"{n} {'whole ' if whole else ''}number{'' if n == 1 else 's'}"
-    said = ascii(', '.join(map(str, values[:9])))[1:-1]
-    raise ValueError(f"{file}: {keyword} is {said[:60]}, expected {kind} from {low:g} to {high:g}"
+    texts = ('a sequence' if isinstance(v, Dataset) else str(v) for v in values[:9])
+    said = ascii(', '.join(texts))[1:-1]
+    raise ValueError(f"{file}: {keyword} is {said[:60]}, expected {kind} from {low:.10g} to {high:.10g}"
                      f"{'' if zero else ', not 0'}: export the file again as original DICOM")
 
+# %% ../nbs/00b_volume.ipynb #715cf887
 def _number(file:Any, ds:Dataset, keyword:str, default:Any=None) -> Any: # int or float
     "The number of a header element; raises `ValueError` where it cannot be, or is missing without a default."
     found = _numbers(file, ds, keyword)
@@ -126,19 +137,25 @@ def _number(file:Any, ds:Dataset, keyword:str, default:Any=None) -> Any: # int o
         raise ValueError(f"{file}: no {keyword} in its header: export the file again as original DICOM")
     return default
 
-def _text(file:Any, ds:Dataset, keyword:str) -> str: # '' when missing
-    "One text of at most 64 characters; raises `ValueError` naming the file for several, or for none."
+def _texts(file:Any, ds:Dataset, keyword:str) -> list[str]: # [] when it is missing or empty
+    "Texts of a header element, also of numbers; raises `ValueError` naming the file where they cannot be."
     values = _values(file, ds, keyword)
-    if not values: return ''
-    if len(values) == 1 and isinstance(values[0], str) and len(values[0]) <= 64 and values[0].isprintable():
-        return values[0].strip()
-    raise ValueError(f"{file}: {keyword} in its header is not one short text: the file is damaged, export it again")
+    if not any(isinstance(v, (Dataset, bytes)) for v in values): return [str(v).strip() for v in values]
+    raise ValueError(f"{file}: {keyword} in its header is not a text: the file is damaged, export it again")
+
+def _text(file:Any, ds:Dataset, keyword:str) -> str: # '' when it is missing or empty
+    "One text of at most 64 characters; raises `ValueError` naming the file where it is something else."
+    text = '\\'.join(_texts(file, ds, keyword))
+    if len(text) <= 64 and text.isprintable() and '\\' not in text: return text
+    raise ValueError(f"{file}: {keyword} in its header is not one short text: the file is damaged, export it "
+                     "again")
 
 def _items(file:Any, ds:Dataset, keyword:str) -> list[Dataset]: # [] when missing
     "Items of a sequence; raises `ValueError` naming the file where the element is something else."
     values = _values(file, ds, keyword)
     if all(isinstance(v, Dataset) for v in values): return values
-    raise ValueError(f"{file}: {keyword} in its header is not a sequence: the file is damaged, export it again")
+    raise ValueError(f"{file}: {keyword} in its header is not a sequence: the file is damaged, export it "
+                     "again")
 
 # %% ../nbs/00b_volume.ipynb #1aef89cd
 def _slice(
@@ -205,14 +222,14 @@ class Series:
 def _patient(ds:Dataset) -> str: # digest; '' when the header names nobody
     "Tells patients apart without naming them."
     file = getattr(ds, 'filename', '')
-    def text(keyword): return '\\'.join(map(str, _values(file, ds, keyword))).strip().lower()
+    def text(keyword): return '\\'.join(_texts(file, ds, keyword)).lower()
     number = f"{text('PatientID')}|{text('IssuerOfPatientID')}".strip('|')
     who = number or text('PatientName')
     return hashlib.sha256(who.encode()).hexdigest()[:16] if who else ''
 
-def _plain(text:Any) -> str:
+def _shown(text:Any) -> str:
     "Text of a header on one line, without control characters."
-    shown = (' ' if unicodedata.category(c)[0] in 'CZ' else c for c in str(text or ''))
+    shown = (' ' if unicodedata.category(c)[0] in 'CZ' else c for c in str('' if text is None else text))
     return ' '.join(''.join(shown).split())
 
 # %% ../nbs/00b_volume.ipynb #cell-034
@@ -243,7 +260,7 @@ def _meant(path:Path) -> bool:
     with open(path, 'rb') as f: start = f.read(132)
     return (not ending or ending[1:].isdecimal()) and (not start or 0 in start)
 
-# %% ../nbs/00b_volume.ipynb #e9bfeff4
+# %% ../nbs/00b_volume.ipynb #161c7105
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 
 def _syntax(ds:Dataset) -> UID:
@@ -261,18 +278,22 @@ def _check_frames(ds:Dataset, path:Path) -> None:
     if syntax == DeflatedExplicitVRLittleEndian: frame /= 1032 # zlib can do no better
     elif syntax not in _PLAIN: frame = 16                      # no compressed frame is smaller
     if n > 1 and n*frame > size:
-        raise ValueError(f"{path} announces {n} frames, too many for a file of {size} bytes: it is truncated or "
-                         "damaged, copy it again")
+        raise ValueError(f"{path} announces {n} frames, too many for a file of {size} bytes: it is "
+                         "truncated or damaged, copy it again")
+
+# %% ../nbs/00b_volume.ipynb #e9bfeff4
+_ONE = ('SOPInstanceUID', 'SOPClassUID', 'FrameOfReferenceUID', 'Modality', 'PhotometricInterpretation')
+_READ = ('StudyInstanceUID', 'SeriesDescription', 'ProtocolName', 'ImageType', 'InstanceNumber',
+         'SliceLocation', 'BodyPartExamined', 'BurnedInAnnotation', 'RecognizableVisualFeatures',
+         'LossyImageCompression')
 
 def _check_image(ds:Dataset, path:Path) -> None:
     "Raises `ValueError` naming a file whose header cannot be that of an image."
-    for keyword in ('SOPInstanceUID', 'SOPClassUID', 'FrameOfReferenceUID', 'Modality', 'PhotometricInterpretation'):
-        _text(path, ds, keyword)
-    for keyword in ('StudyInstanceUID', 'SeriesDescription', 'ProtocolName', 'ImageType', 'InstanceNumber', 'SliceLocation', 'BodyPartExamined',
-                    'BurnedInAnnotation', 'RecognizableVisualFeatures', 'LossyImageCompression'):
-        _values(path, ds, keyword)
+    for keyword in _ONE: _text(path, ds, keyword)
+    for keyword in _READ: _texts(path, ds, keyword)
     if not _text(path, ds, 'SeriesInstanceUID'):
-        raise ValueError(f"{path}: no SeriesInstanceUID in its header, so its series is unknown: export it again")
+        raise ValueError(f"{path}: no SeriesInstanceUID in its header, so its series is unknown: export it "
+                         "again")
     _check_frames(ds, path)
 
 def _header(path:Path) -> Dataset: # without pixels
@@ -309,7 +330,7 @@ def _kind(header:Dataset) -> tuple: # modality, columns, rows, is it a planning 
     "What all files of a series have in common, beside their geometry."
     words = str(header.get('ImageType', '')).upper()
     planned = 'LOCALIZER' in words or 'SCOUT' in words
-    return _plain(header.get('Modality')).upper(), int(header.Columns), int(header.Rows), planned
+    return _shown(header.get('Modality')).upper(), int(header.Columns), int(header.Rows), planned
 
 def _alike(a:Slice, b:Slice) -> bool:
     "Are two slices parallel and of one pixel spacing, as far as their headers say it?"
@@ -376,7 +397,7 @@ def _told(image:_Image, what:str) -> str:
         if i: value = list(value or [])[int(i)]
     except Exception: return '' # what cannot be read tells nothing
     many = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
-    def text(v): return f'{float(v):.10g}' if isinstance(v, float) else _plain('' if v is None else v)
+    def text(v): return f'{float(v):.10g}' if isinstance(v, float) else _shown(v)
     return '\\'.join(map(text, value)) if many else text(value)
 
 def _natural(text:str) -> tuple:
@@ -409,11 +430,11 @@ def _new_series(label:str, images:list[_Image], copies:dict[Path, Path]) -> Seri
     "A series of these images."
     first = images[0].header
     modality, columns, rows, localizer = _kind(first)
-    name = _plain(first.get('SeriesDescription') or first.get('ProtocolName'))
+    name = _shown(first.get('SeriesDescription') or first.get('ProtocolName'))[:64]
     headers = {i.header.filename: i.header for i in images}
     files = {i.slice.file for i in images}
     return Series(
-        uid=_uid(first),
+        uid=str(first.SeriesInstanceUID),
         modality=modality,
         description=f'{name} {label}'.strip(),
         headers=list(headers.values()),
@@ -422,10 +443,6 @@ def _new_series(label:str, images:list[_Image], copies:dict[Path, Path]) -> Seri
         localizer=localizer,
         patients={_patient(h) for h in headers.values()},
         copies=[(copy, of) for copy, of in copies.items() if of in files])
-
-def _uid(ds:Dataset) -> str:
-    "The series of a header; where it names none, its folder."
-    return str(ds.get('SeriesInstanceUID') or Path(ds.filename).parent)
 
 def _missed(images:list[_Image]) -> list[str]:
     "What the headers of a series say of images that are not there, in words."
@@ -452,7 +469,7 @@ def _of_series(images:list[_Image]) -> list[Series]:
         if s.copies: s.notes.append(f'copies of other files were not used: {len(s.copies)}')
         rest = [o for o in found if o is not s]
         if rest:
-            some = '; '.join(map(_plain, rest[:3])) + (f', and {len(rest) - 3} more' if len(rest) > 3 else '')
+            some = '; '.join(map(_shown, rest[:3])) + (f', and {len(rest) - 3} more' if len(rest) > 3 else '')
             s.notes.append(f'not in this volume, though of the same series: {some}')
     return found
 
@@ -478,7 +495,7 @@ def _find(files:Iterable[Path], path:Path) -> list[Series]:
         try:
             header = _header(p)
             if 'Rows' not in header: continue # reports, plans, DICOMDIR
-            of_series = images.setdefault(_uid(header), [])
+            of_series = images.setdefault(str(header.SeriesInstanceUID), [])
             of_series += [_Image(header, s) for s in _slices(header)]
         except ValueError as e: broken[p] = e
     found = [s for uid in images for s in _of_series(images[uid])]
@@ -746,6 +763,10 @@ class _Layout(NamedTuple):
     high:int                   # the highest of them, from 0
     signed:bool
 
+    @property
+    def dtype(self) -> np.dtype: # in the byte order of this machine
+        return np.dtype(f"{'i' if self.signed else 'u'}{self.allocated//8}")
+
 def _layout(ds:Dataset, file:Path) -> _Layout:
     "Layout of the pixels as a header says it; raises `ValueError` for one that cannot be."
     def number(keyword, default=None): return _number(file, ds, keyword, default)
@@ -753,8 +774,8 @@ def _layout(ds:Dataset, file:Path) -> _Layout:
     allocated, stored = number('BitsAllocated'), number('BitsStored')
     high = number('HighBit', stored - 1)
     if allocated not in (8, 16, 32) or not stored <= high + 1 <= allocated:
-        raise ValueError(f"{file}: its pixels of {stored} bits, up to bit {high} of {allocated}, cannot be read: "
-                         "export it again")
+        raise ValueError(f"{file}: its pixels of {stored} bits, up to bit {high} of {allocated}, cannot be "
+                         "read: export it again")
     shape = number('NumberOfFrames', 1), number('Rows'), number('Columns')
     return _Layout(shape, allocated, stored, high, number('PixelRepresentation') == 1)
 
@@ -846,7 +867,8 @@ def _gdcm(
     "Decode a frame of the JPEG family; raises `ValueError` where that fails."
     ds, size = Dataset(), 8 if stream.bits <= 8 else 16
     _put(ds, SOPClassUID=SecondaryCaptureImageStorage, SOPInstanceUID=generate_uid(), Modality='OT')
-    _put(ds, SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', Rows=stream.rows, Columns=stream.columns)
+    _put(ds, SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2')
+    _put(ds, Rows=stream.rows, Columns=stream.columns)
     _put(ds, BitsAllocated=size, BitsStored=stream.bits, HighBit=stream.bits - 1)
     _put(ds, PixelRepresentation=int(stream.signed), PixelData=encapsulate([data]))
     ds.file_meta = _file_meta(ds, syntax)
@@ -854,14 +876,14 @@ def _gdcm(
     ds.save_as(path, enforce_file_format=True)
     try:
         with _messages() as said: image = sitk.ReadImage(str(path), imageIO='GDCMImageIO')
-    except RuntimeError: raise ValueError("its stream is damaged, or compressed in a way GDCM does not know") from None
+    except RuntimeError as e: raise ValueError("damaged, or compressed in a way GDCM does not know") from e
     if b'orrupt' in said[0] or b'remature' in said[0]: raise ValueError("its stream is cut or damaged")
     return sitk.GetArrayFromImage(image)[0]
 
 # %% ../nbs/00b_volume.ipynb #56d2c936
 _TABLE = 'ExtendedOffsetTable', 'ExtendedOffsetTableLengths' # where the frames begin, how long they are
 _PIXELS = ('Rows', 'Columns', 'NumberOfFrames', 'SamplesPerPixel', 'BitsAllocated', 'BitsStored', 'HighBit',
-           'PixelRepresentation', 'PhotometricInterpretation', 'PixelData', *_TABLE)
+           'PixelRepresentation', 'PixelData', *_TABLE)
 
 def _frames(ds:Dataset, layout:_Layout) -> list[bytes]:
     "Compressed frames; raises `ValueError` where there are more or fewer than the header says."
@@ -879,28 +901,50 @@ def _family(ds:Dataset, layout:_Layout, syntax:UID) -> np.ndarray: # (n,y,x) int
         path = Path(folder)/'frame.dcm'
         a = np.stack([_gdcm(f, s, syntax, path) for f, s in zip(frames, streams)])
     bits = min(layout.stored, *(s.bits for s in streams))
-    return _significant(a.astype(f"{'i' if layout.signed else 'u'}{layout.allocated//8}"), bits, bits - 1)
+    return _significant(a.astype(layout.dtype), bits, bits - 1)
 
-def _check_length(ds:Dataset, layout:_Layout, syntax:UID) -> int: # bytes more than needed
-    "Raises `ValueError` where pixels are fewer than the header says, or many more."
-    need = int(np.prod(layout.shape, dtype=object))*layout.allocated//8
-    if syntax == RLELossless: # two bytes become 128 at most
-        there, row = 64*sum(map(len, _frames(ds, layout))), np.inf
-    else: there, row = len(ds.PixelData), layout.shape[2]*layout.allocated//8
-    if need <= there <= need + max(row, 1): return there - need
-    raise ValueError(f"{there} bytes of pixels are there, its header asks for {need}")
+def _rle_segment(data:bytes, n:int) -> bytes: # n bytes
+    "Expand run lengths; raises `ValueError` or `IndexError` where they are not n bytes."
+    out, at = bytearray(), 0
+    while len(out) < n:
+        code = data[at]
+        if code < 128: out += data[at + 1:at + 2 + code]      # bytes as they are
+        elif code > 128: out += data[at + 1:at + 2]*(257 - code) # a byte again and again
+        at += 2 + code if code < 128 else 2 if code > 128 else 1
+    if len(out) != n or at > len(data) or data[at:].strip(b'\0'): raise ValueError("its runs are cut")
+    return bytes(out)
+
+def _rle(data:bytes, layout:_Layout) -> np.ndarray: # (y,x) unsigned integers
+    "Decode run lengths, which hold the highest bytes of all pixels first; raises errors when cut."
+    (_, rows, columns), size = layout.shape, layout.allocated//8
+    n, *starts = unpack_from('<16I', data)
+    if n != size or rows*columns > 64*len(data): raise ValueError("it is too short")
+    parts = [data[a:b] for a, b in zip(starts, [*starts[1:n], len(data)])]
+    planes = np.frombuffer(b''.join(_rle_segment(p, rows*columns) for p in parts), np.uint8)
+    pixels = np.ascontiguousarray(planes.reshape(size, -1).T).view(f'>u{size}')
+    return pixels.reshape(rows, columns)
+
+def _plain(ds:Dataset, layout:_Layout, syntax:UID) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes beyond
+    "Images that are not compressed; raises `ValueError` for fewer bytes than the header says, or many more."
+    size, big = layout.allocated//8, syntax == ExplicitVRBigEndian
+    need, row = int(np.prod(layout.shape, dtype=object))*size, layout.shape[2]*size
+    data = np.frombuffer(ds.PixelData, np.uint8)
+    if not need <= len(data) <= need + row:
+        raise ValueError(f"{len(data)} bytes of pixels are there, its header asks for {need}")
+    if big and size == 1 and ds['PixelData'].VR == 'OW': # pairs of bytes are swapped
+        data = data[:len(data)//2*2].reshape(-1, 2)[:, ::-1].ravel()
+    return data[:need].view(f"{'>' if big else '<'}u{size}").reshape(layout.shape), len(data) - need
 
 def _stored(file:Path) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes that are there beyond them
     "Images of a DICOM file; raises `ValueError` naming a file that does not hold what its header says."
     with _named(file, 'decode'): ds = pydicom.dcmread(file, force=True, specific_tags=list(_PIXELS))
     layout, syntax = _layout(ds, file), _syntax(ds)
     with _named(file, 'decode'):
-        if 'PixelData' not in ds: raise ValueError('no pixels are there')
+        if 'PixelData' not in ds: raise ValueError("no pixels are there")
         if syntax not in (*_PLAIN, RLELossless): return _family(ds, layout, syntax), 0
-        more = _check_length(ds, layout, syntax)
-        plugin = 'pydicom' if syntax == RLELossless else ''
-        a = get_decoder(syntax).as_array(ds, raw=True, decoding_plugin=plugin)[0].reshape(layout.shape)
-        return _significant(a, layout.stored, layout.high), 0 if plugin else more
+        if syntax in _PLAIN: a, more = _plain(ds, layout, syntax)
+        else: a, more = np.stack([_rle(f, layout) for f in _frames(ds, layout)]), 0
+        return _significant(a.astype(layout.dtype, copy=False), layout.stored, layout.high), more
 
 # %% ../nbs/00b_volume.ipynb #2d6c759a
 def _pixels(
@@ -918,8 +962,9 @@ def _pixels(
             raise ValueError(f"{file} is not what its header said: was it changed meanwhile?")
         np.add(stored[s.frame or 0]*s.slope, s.intercept, out=out[k], casting='same_kind')
     if longer and notes is not None:
-        notes.append(f"{len(longer)} {'file is' if len(longer) == 1 else 'files are'} longer than their pixels, "
-                     "the rest was left out")
+        n = len(longer)
+        which = '1 file is longer than its' if n == 1 else f'{n} files are longer than their'
+        notes.append(f'{which} pixels, the rest was left out')
     return out
 
 # %% ../nbs/00b_volume.ipynb #ed522183
@@ -1462,10 +1507,11 @@ def cover(
     image:sitk.Image,                   # volume
     grid:sitk.Image,                    # whose voxels are asked for
     transform:sitk.Transform|None=None, # physical point of the grid -> point of the image
-    seam:float=8.,                      # mm over which it rises
+    seam:float=8.,                      # mm over which it rises; less in a volume smaller than 10 cm
     gaps:Sequence[tuple[float, float]]=(), # see Scan
 ) -> np.ndarray:                        # (z,y,x) float32: 0 outside the image and in a gap, 1 well inside
     "How far inside the field of view of a volume the voxels of a grid lie."
+    seam = min(seam, np.multiply(image.GetSize(), image.GetSpacing()).max()/12) # of a mouse
     first, steps = _index_map(image, grid, transform or sitk.Transform())
     nx, ny, nz = grid.GetSize()
     x, y, z = np.arange(nx), np.arange(ny)[:, None], np.arange(nz)[:, None, None]
@@ -1547,12 +1593,17 @@ _TERMS = {k: set(terms.split()) for k, terms in dict( # of the standard
 
 def _said(header:Dataset, keyword:str) -> list[str]: # in capitals
     "Terms of a header element."
-    return [str(v).strip().upper() for v in _values(getattr(header, 'filename', ''), header, keyword)]
+    return [text.upper() for text in _texts(getattr(header, 'filename', ''), header, keyword)]
+
+def _is_known(header:Dataset, keyword:str) -> bool:
+    "Does an element hold only numbers, or terms of the standard?"
+    return header[keyword].VR in ('DS', 'IS') or {*_said(header, keyword)} <= _TERMS.get(keyword, set())
 
 def _check_written(e:DataElement, header:Dataset) -> None:
     "Raises all kinds of errors for an element that is not of its type, or cannot be written."
     if e.VR != dictionary_VR(e.tag): raise ValueError('wrong type')
     if e.VR in ('DS', 'IS') and not np.isfinite(np.array(e.value, float)).all(): raise ValueError('no number')
+    for item in e.value if e.VR == 'SQ' else (): deque(item.iterall(), 0) # reads all of it
     to = DicomBytesIO()
     to.is_little_endian, to.is_implicit_VR = True, False
     write_data_element(to, e, header.get('SpecificCharacterSet'))
@@ -1573,8 +1624,7 @@ def _copy(
             file = getattr(header, 'filename', 'a header')
             warnings.warn(f"{file}: its {k} cannot be and is not copied", stacklevel=2)
         else:
-            known = header[k].VR in ('DS', 'IS') or {*_said(header, k)} <= _TERMS.get(k, set())
-            if known or not deidentify: ds[k] = header[k]
+            if not deidentify or _is_known(header, k): ds[k] = header[k]
 
 # %% ../nbs/00b_volume.ipynb #55cdb3ce
 def _owner(*scans:Scan|None) -> Dataset: # empty where no scan has headers
@@ -1601,7 +1651,8 @@ def _pixel_history(ds:Dataset, scans:Sequence[Scan|None], deidentify:bool) -> No
                  RecognizableVisualFeatures=_agreed('RecognizableVisualFeatures', 'YES', 'NO', scans),
                  LossyImageCompression='01' if lossy else _agreed('LossyImageCompression', '01', '00', scans))
     _put(ds, **{k: v for k, v in found.items() if v})
-    for h in lossy[:1]: _copy(ds, h, ('LossyImageCompressionRatio', 'LossyImageCompressionMethod'), deidentify)
+    how = 'LossyImageCompressionRatio', 'LossyImageCompressionMethod'
+    for h in lossy[:1]: _copy(ds, h, how, deidentify)
     if deidentify:
         ds.PatientIdentityRemoved = 'NO' if 'YES' in found.values() else 'YES'
         ds.DeidentificationMethod = ['medfusion_nb: no tag of the patient or the study was copied',
@@ -1612,12 +1663,12 @@ def _pixel_history(ds:Dataset, scans:Sequence[Scan|None], deidentify:bool) -> No
 _HEAD = 'HEAD', 'BRAIN', 'SKULL', 'CRAN', 'CEREBR', 'KOPF', 'SCHAD', 'SCHAED', 'TETE', 'CABEZA'
 _PARTS = set( # terms of the standard, and what one meets
     'ABDOMEN ABDOMENPELVIS ADRENAL ANKLE AORTA ARM AXILLA BACK BLADDER BREAST BRONCHUS CALF CAROTID CHEST '
-    'CHESTABDOMEN CHESTABDPELVIS CLAVICLE COLON CORONARYARTERY CSPINE CTSPINE EAR ELBOW ESOPHAGUS EXTREMITY EYE '
-    'FACE FEMUR FINGER FOOT FOREARM HAND HEART HIP HUMERUS IAC JAW KIDNEY KNEE LARYNX LEG LIVER LOWER LSPINE '
-    'LSSPINE LUNG MANDIBLE MAXILLA MEDIASTINUM MOUTH NECK NECKCHEST NECKCHESTABDOMEN NECKCHESTABDPELV NOSE ORBIT '
-    'PANCREAS PAROTID PELVIS PHARYNX PROSTATE RIB SACRUM SCAPULA SELLA SHOULDER SINUS SPINE SPLEEN SSPINE STERNUM '
-    'STOMACH THIGH THORAX THUMB THYMUS THYROID TIBIA TLSPINE TMJ TOE TRACHEA TRUNK TSPINE ULNA UPPER UTERUS '
-    'WHOLEBODY WRIST BODY WHOLE'.split())
+    'CHESTABDOMEN CHESTABDPELVIS CLAVICLE COLON CORONARYARTERY CSPINE CTSPINE EAR ELBOW ESOPHAGUS '
+    'EXTREMITY EYE FACE FEMUR FINGER FOOT FOREARM HAND HEART HIP HUMERUS IAC JAW KIDNEY KNEE LARYNX LEG '
+    'LIVER LOWER LSPINE LSSPINE LUNG MANDIBLE MAXILLA MEDIASTINUM MOUTH NECK NECKCHEST NECKCHESTABDOMEN '
+    'NECKCHESTABDPELV NOSE ORBIT PANCREAS PAROTID PELVIS PHARYNX PROSTATE RIB SACRUM SCAPULA SELLA '
+    'SHOULDER SINUS SPINE SPLEEN SSPINE STERNUM STOMACH THIGH THORAX THUMB THYMUS THYROID TIBIA TLSPINE '
+    'TMJ TOE TRACHEA TRUNK TSPINE ULNA UPPER UTERUS WHOLEBODY WRIST BODY WHOLE'.split())
 
 def _examined(*scans:Scan|None) -> str: # in capitals and plain letters; '' where no header says it
     "The part of the body that was examined, in the words of the first header that says it."
@@ -1637,7 +1688,7 @@ def is_head(
 
 def body_part(
     *scans:Scan|None, # the first that says it counts
-) -> str:             # such as HEAD or CHEST ABDOMEN; OTHER for words that are not known; '': no header says it
+) -> str:             # such as CHEST ABDOMEN; OTHER: words that are not known; '': no header says it
     "The part of the body that was examined, without free text, which may be a name."
     words = re.split('[ _]', _examined(*scans))
     known = dict.fromkeys('HEAD' if is_head(w) else w for w in words if is_head(w) or w in _PARTS)
