@@ -495,8 +495,8 @@ def _find(files:Iterable[Path], path:Path) -> list[Series]:
         try:
             header = _header(p)
             if 'Rows' not in header: continue # reports, plans, DICOMDIR
-            of_series = images.setdefault(str(header.SeriesInstanceUID), [])
-            of_series += [_Image(header, s) for s in _slices(header)]
+            some = [_Image(header, s) for s in _slices(header)]
+            images.setdefault(str(header.SeriesInstanceUID), []).extend(some)
         except ValueError as e: broken[p] = e
     found = [s for uid in images for s in _of_series(images[uid])]
     many = ('files are', 'were') if len(strange) > 1 else ('file is', 'was')

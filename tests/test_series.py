@@ -338,6 +338,14 @@ def test_damage_counts_where_it_belongs(tmp_path):
         assert read_volume(tmp_path/'s').notes == ['a damaged file that is not of this series was passed over']
 
 
+def test_a_series_whose_every_header_is_damaged_is_no_traceback(tmp_path):
+    series(tmp_path/'s'/'bad', change=lambda ds, k: setattr(ds, 'ImagePositionPatient', [0, 0]))
+    with pytest.raises(ValueError, match='MR0000.dcm: ImagePositionPatient'): read_volume(tmp_path/'s')
+    series(tmp_path/'s'/'good')
+    with pytest.warns(UserWarning, match='passed over: .*ImagePositionPatient'):
+        assert read_volume(tmp_path/'s').image.GetSize()[2] == N
+
+
 def test_the_picture_among_slices_is_named(tmp_path):
     def inverse(ds, k):
         if k == 5: ds.PhotometricInterpretation = 'MONOCHROME1'
