@@ -16,6 +16,7 @@ from threading import Lock
 from typing import Annotated, Any, NamedTuple, get_args
 
 import numpy as np
+import SimpleITK as sitk
 from tqdm import tqdm
 
 from .core import Option, command, renamed, show_images, staged
@@ -297,15 +298,20 @@ def _modalities(given:dict[str, Any], n:int) -> list[str|None]: # None: the file
     if not hu and wanted[0] != 'CT': raise ValueError(f"--ct-units is for a CT, and --pair {pair} names none")
     return wanted[:1] + wanted[1:]*(n - 1)
 
+def _same_values(a:Scan, b:Scan) -> bool:
+    "Do two scans hold the same voxels?"
+    return np.array_equal(sitk.GetArrayViewFromImage(a.image), sitk.GetArrayViewFromImage(b.image))
+
 def _check_distinct(paths:Sequence[str], scans:Sequence[Scan]) -> None:
     "Raises `ValueError` where a scan is named twice."
-    seen:dict[Any, str] = {}
+    seen:dict[Any, tuple[str, Scan]] = {}
     for path, scan in zip(paths, scans):
-        key = str(scan.headers[0].SOPInstanceUID) if scan.headers else Path(path).resolve()
-        if key in seen:
-            raise ValueError(f"{seen[key]} and {path} are the same scan: name two different ones; in a "
+        header:Any = scan.headers[0] if scan.headers else {}
+        key = header.get('SOPInstanceUID') or (Path(path).resolve(), header.get('SeriesInstanceUID'))
+        before, other = seen.setdefault(key, (path, scan))
+        if other is not scan and _same_values(other, scan): # two echoes may be in one file
+            raise ValueError(f"{before} and {path} are the same scan: name two different ones; in a "
                              "folder of several series --ct-series and --mri-series choose")
-        seen[key] = path
 
 def _check_scans(given:dict[str, Any], scans:Sequence[Scan]) -> None:
     "Raises `ValueError` for what is known to fail before any registration."
@@ -327,7 +333,8 @@ def _read_scans(given:dict[str, Any], paths:Sequence[str]) -> list[Scan]:
                          f"first, here {n - 1} times, or not at all")
     picks, prefer = [given['ct_series'], *(picks or [None]*(n - 1))], ['CT'] + ['MR']*(n - 1)
     each = zip(paths, _modalities(given, n), picks, prefer)
-    scans = [read_volume(p, modality, pick, given['index'], hu, kind) for p, modality, pick, kind in each]
+    rest = given['index'], hu
+    scans = [read_volume(p, modality, pick, *rest, kind, given['allow_gaps']) for p, modality, pick, kind in each]
     _check_distinct(paths, scans)
     _check_scans(given, scans)
     return scans
@@ -478,6 +485,8 @@ def medfusion_fuse(
     labels:Annotated[str|None, _Volume]=None,
     untrusted:Annotated[bool, _Volume]=False,     # go on with a registration that is refused
     any_patient:Annotated[bool, _Volume]=False,   # fuse scans whose headers name different patients
+    # go on with a DICOM series of which slices are missing: the other scan is shown alone there
+    allow_gaps:Annotated[bool, _Volume]=False,
     format:Annotated[str, _Format]='both',        # what the folder holds
     png:Annotated[bool, _Volume]=False,           # write the slices as PNG as well
     contact_sheet:Annotated[bool, _Volume]=False, # write a contact sheet as well

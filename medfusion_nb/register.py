@@ -258,7 +258,11 @@ def pyramid(
     four = _coarser(fine, 4)
     mask = head_mask(four)
     at = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
-    if not len(at): raise ValueError(f"{what} volume: no head was found in it; is it thinner than 12 mm?")
+    if not len(at):
+        mm = ' x '.join(f'{n*s:.3g}' for n, s in zip(image.GetSize(), image.GetSpacing()))
+        raise ValueError(f"{what} volume: no head was found in its {mm} mm. Registration is made for human heads: "
+                         "say --register never (register='never') where the headers align the scans, "
+                         "or give a --transform FILE")
     low, high = np.maximum(at.min(0) - 3, 0), np.minimum(at.max(0) + 4, four.GetSize())
     size = (high - low).tolist()
     four, mask = (sitk.RegionOfInterest(v, size, low.tolist()) for v in (four, mask))

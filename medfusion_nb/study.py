@@ -308,7 +308,7 @@ def fuse_study(
     axis = slice_axis(place)
     def slices(v): return _across(v, axis)
     ct_slices, mri_slices = (slices(sitk.GetArrayViewFromImage(v)) for v in (a, b))
-    ct_cover, mri_cover = (slices(cover(v, place, t)) for v, t in zip((ct, mri), to))
+    ct_cover, mri_cover = (slices(cover(s.image, place, t, gaps=s.gaps)) for s, t in zip(scans, to))
     found = fuse_volume(engine, ct_slices, mri_slices, ct_cover, mri_cover, batch_size, progress)
     if axis != 2: found = np.moveaxis(found[:, ::-1], 0, 2 - axis)
     fused = like(np.ascontiguousarray(np.clip(found, 0, 1)), a)
@@ -493,6 +493,10 @@ def _signed(**said:Any) -> dict[str, Any]:
     "What every record begins with, and what it says."
     return dict(program=f'medfusion_nb {__version__}', format=2, use=RESEARCH) | said
 
+def _gaps_mm(scan:Scan) -> list[list[float]]: # from and to, from the first slice
+    "Where slices of a scan are missing."
+    return np.round(np.array(scan.gaps)*scan.image.GetSpacing()[2], 3).tolist()
+
 def record(
     study:Study,
     deidentify:bool, # was the DICOM series written without names?
@@ -508,6 +512,7 @@ def record(
                    transform_parameters=list(alignment.transform.GetParameters()),
                    trusted=None if found is None else found.trusted, registration=_numbers(found),
                    labels=_label_record(study.labels, names),
+                   gaps_mm={name: _gaps_mm(s) for name, s in zip(names, scans) if s.gaps},
                    notes=study.notes, deidentified=deidentify)
 
 # %% ../nbs/06_study.ipynb #cell-040

@@ -7,20 +7,30 @@ __all__ = ['VOLUMES', 'RECORD', 'RESEARCH', 'MAX_STORED', 'Slice', 'Series', 'fi
            'Stack', 'Scan', 'modality_name', 'read_series', 'write_original', 'phantom_study', 'check_hu', 'has_air',
            'guess_modality', 'is_volume', 'read_volume', 'read_labels', 'orientation', 'canonical', 'slice_axis',
            'mri_range', 'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder', 'check_levels', 'write_nifti',
-           'body_part', 'is_head', 'write_dicom']
+           'is_head', 'body_part', 'write_dicom']
 
 # %% ../nbs/00b_volume.ipynb #cell-003
 import gzip
 import hashlib
+import os
 import re
 import unicodedata
+import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from functools import lru_cache
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
+from struct import unpack_from
+from tempfile import TemporaryDirectory, TemporaryFile
+from threading import Lock
 from typing import Any, NamedTuple
 
 import cv2
@@ -29,15 +39,27 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import data_element_generator, read_partial
+from pydicom.filewriter import write_data_element
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as Items
+from pydicom.tag import BaseTag
+from pydicom.uid import (UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian,
+                         ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless,
+                         RLELossless, SecondaryCaptureImageStorage, generate_uid)
 from pydicom.valuerep import format_number_as_ds
 
 from . import __version__
 from .core import staged
 from .data import Window, window_ct
 from .phantom import PhantomVolume, like, phantom_volume
+
+warnings.filterwarnings('ignore', module=r'pydicom\.') # they quote what a header holds, names and dates too
 
 # %% ../nbs/00b_volume.ipynb #cell-031
 class Slice(NamedTuple):
@@ -51,10 +73,89 @@ class Slice(NamedTuple):
     intercept:float
 
 # %% ../nbs/00b_volume.ipynb #91e36dfc
-def _floats(x:Any, n:int) -> tuple[float, ...]|None: # n numbers
-    "Numbers of a DICOM element, None when it is missing, empty or of another length."
-    try: return tuple(map(float, x)) if x is not None and len(x) == n else None
-    except (TypeError, ValueError): return None
+class _Rule(NamedTuple):
+    "What the numbers of a header element can be."
+    n:int            # how many
+    low:float        # smallest
+    high:float       # largest
+    whole:bool=False # without a fraction?
+    zero:bool=True   # may one be 0?
+
+_RULES = dict(
+    Rows=_Rule(1, 1, 65535, True),
+    Columns=_Rule(1, 1, 65535, True),
+    NumberOfFrames=_Rule(1, 1, 10**6, True),
+    SamplesPerPixel=_Rule(1, 1, 4, True),
+    BitsAllocated=_Rule(1, 1, 64, True),
+    BitsStored=_Rule(1, 1, 64, True),
+    HighBit=_Rule(1, 0, 63, True),
+    PixelRepresentation=_Rule(1, 0, 1, True),
+    PixelPaddingValue=_Rule(1, -2.**31, 2.**32, True),
+    PixelSpacing=_Rule(2, 1e-4, 100),             # mm
+    ImagePositionPatient=_Rule(3, -1e5, 1e5),     # mm
+    ImageOrientationPatient=_Rule(6, -1.01, 1.01),
+    RescaleSlope=_Rule(1, -1e9, 1e9, zero=False),
+    RescaleIntercept=_Rule(1, -1e9, 1e9))
+
+# %% ../nbs/00b_volume.ipynb #d9cfaf31
+@contextmanager
+def _named(file:Any, what:str) -> Iterator[None]: # what is done to the file
+    "Whatever goes wrong within becomes a `ValueError` of one line that names the file."
+    try: yield
+    except (FileNotFoundError, PermissionError): raise
+    except Exception as e: # text for a number, a wrong type, nesting without end: pydicom raises anything
+        why = ascii(str(e) or type(e).__name__)[1:-1]
+        raise ValueError(f"cannot {what} {file} ({why[:120]}): the file is truncated or damaged, copy it "
+                         "again") from e
+
+def _values(file:Any, ds:Dataset, keyword:str) -> list: # [] when it is missing or empty
+    "Values of a header element; raises `ValueError` naming the file where they cannot be read."
+    with _named(file, f'read {keyword} of'): value = ds.get(keyword)
+    if value is None or isinstance(value, str) and not value: return []
+    return list(value) if isinstance(value, (MultiValue, Items, list, tuple)) else [value]
+
+def _numbers(file:Any, ds:Dataset, keyword:str) -> tuple[float, ...]|None: # None when missing or empty
+    "Numbers of a header element; raises `ValueError` naming the file where they cannot be."
+    (n, low, high, whole, zero), values = _RULES[keyword], _values(file, ds, keyword)
+    def fits(x): # a NaN is in no range
+        number = isinstance(x, (int, float, Decimal)) and not isinstance(x, BaseTag)
+        return number and low <= x <= high and not (whole and x != int(x)) and (zero or x != 0)
+    if len(values) == n and all(map(fits, values)): return tuple(map(int if whole else float, values))
+    if not values: return None
+    kind = f"{n} {'whole ' if whole else ''}number{'' if n == 1 else 's'}"
+    texts = ('a sequence' if isinstance(v, Dataset) else str(v) for v in values[:9])
+    said = ascii(', '.join(texts))[1:-1]
+    raise ValueError(f"{file}: {keyword} is {said[:60]}, expected {kind} from {low:.10g} to {high:.10g}"
+                     f"{'' if zero else ', not 0'}: export the file again as original DICOM")
+
+# %% ../nbs/00b_volume.ipynb #715cf887
+def _number(file:Any, ds:Dataset, keyword:str, default:Any=None) -> Any: # int or float
+    "The number of a header element; raises `ValueError` where it cannot be, or is missing without a default."
+    found = _numbers(file, ds, keyword)
+    if found: return found[0]
+    if default is None:
+        raise ValueError(f"{file}: no {keyword} in its header: export the file again as original DICOM")
+    return default
+
+def _texts(file:Any, ds:Dataset, keyword:str) -> list[str]: # [] when it is missing or empty
+    "Texts of a header element, also of numbers; raises `ValueError` naming the file where they cannot be."
+    values = _values(file, ds, keyword)
+    if not any(isinstance(v, (Dataset, bytes)) for v in values): return [str(v).strip() for v in values]
+    raise ValueError(f"{file}: {keyword} in its header is not a text: the file is damaged, export it again")
+
+def _text(file:Any, ds:Dataset, keyword:str) -> str: # '' when it is missing or empty
+    "One text of at most 64 characters; raises `ValueError` naming the file where it is something else."
+    text = '\\'.join(_texts(file, ds, keyword))
+    if len(text) <= 64 and text.isprintable() and '\\' not in text: return text
+    raise ValueError(f"{file}: {keyword} in its header is not one short text: the file is damaged, export it "
+                     "again")
+
+def _items(file:Any, ds:Dataset, keyword:str) -> list[Dataset]: # [] when missing
+    "Items of a sequence; raises `ValueError` naming the file where the element is something else."
+    values = _values(file, ds, keyword)
+    if all(isinstance(v, Dataset) for v in values): return values
+    raise ValueError(f"{file}: {keyword} in its header is not a sequence: the file is damaged, export it "
+                     "again")
 
 # %% ../nbs/00b_volume.ipynb #1aef89cd
 def _slice(
@@ -65,28 +166,30 @@ def _slice(
     spacing:Dataset,     # the pixel spacing,
     scale:Dataset,       # slope and intercept
 ) -> Slice:
-    "One image of a file."
+    "One image of a file; raises `ValueError` for values that cannot be."
     return Slice(
         file,
         frame,
-        position=_floats(position.get('ImagePositionPatient'), 3),
-        orientation=_floats(orientation.get('ImageOrientationPatient'), 6),
-        spacing=_floats(spacing.get('PixelSpacing'), 2),
-        slope=float(scale.get('RescaleSlope') or 1),
-        intercept=float(scale.get('RescaleIntercept') or 0))
+        position=_numbers(file, position, 'ImagePositionPatient'),
+        orientation=_numbers(file, orientation, 'ImageOrientationPatient'),
+        spacing=_numbers(file, spacing, 'PixelSpacing'),
+        slope=float(_number(file, scale, 'RescaleSlope', 1)),
+        intercept=float(_number(file, scale, 'RescaleIntercept', 0)))
 
 # %% ../nbs/00b_volume.ipynb #ceb193c9
 _GROUPS = ('PlanePositionSequence', 'PlaneOrientationSequence', 'PixelMeasuresSequence',
            'PixelValueTransformationSequence') # position, directions, spacing, scale
 
 def _slices(ds:Dataset) -> list[Slice]:
-    "The images of a DICOM header: one, or one for each frame."
+    "The images of a DICOM header: one, or one for each frame; raises `ValueError` for values that cannot be."
     file = Path(ds.filename)
-    if int(ds.get('NumberOfFrames') or 1) == 1 and 'PerFrameFunctionalGroupsSequence' not in ds:
-        return [_slice(file, None, ds, ds, ds, ds)]
-    shared = (ds.get('SharedFunctionalGroupsSequence') or [Dataset()])[0]
-    each = ds.get('PerFrameFunctionalGroupsSequence') or [Dataset()]*int(ds.NumberOfFrames)
-    def group(frame, name): return (frame.get(name) or shared.get(name) or [Dataset()])[0]
+    n, each = _number(file, ds, 'NumberOfFrames', 1), _items(file, ds, 'PerFrameFunctionalGroupsSequence')
+    if n == 1 and not each: return [_slice(file, None, ds, ds, ds, ds)]
+    shared = (_items(file, ds, 'SharedFunctionalGroupsSequence') or [Dataset()])[0]
+    each = each or [Dataset()]*n
+    if len(each) != n:
+        raise ValueError(f"{file} announces {n} frames and describes {len(each)}: export it again")
+    def group(frame, name): return (_items(file, frame, name) or _items(file, shared, name) or [Dataset()])[0]
     def groups(frame): return [group(frame, name) for name in _GROUPS]
     return [_slice(file, i, *groups(frame)) for i, frame in enumerate(each)]
 
@@ -102,91 +205,320 @@ class Series:
     size:tuple[int, int]  # columns, rows
     localizer:bool        # a planning view?
     patients:set[str]     # digests of the patients
+    notes:list[str] = field(default_factory=list) # what was left out, and what the headers miss, in words
+    # files that are the same image again, and the one that is used
+    copies:list[tuple[Path, Path]] = field(default_factory=list)
+    broken:str = ''       # why the series cannot be read: one of its files is damaged
 
     def __str__(self) -> str:
         mm = ' x '.join(f'{s:.3g}' for s in (self.slices[0].spacing or ())[::-1]) or '?'
         (columns, rows), n = self.size, len(self.slices)
         what = f"{self.modality or '?':3} {self.description or '(no description)'}"
         slices = f"{n} {'slice' if n == 1 else 'slices'}"
-        view = ', localiser' if self.localizer else ''
+        view = ', localiser'*self.localizer + ', damaged'*bool(self.broken)
         return f"{what}: {columns} x {rows}, {slices}, pixels of {mm} mm{view}"
 
 # %% ../nbs/00b_volume.ipynb #2d10b952
 def _patient(ds:Dataset) -> str: # digest; '' when the header names nobody
     "Tells patients apart without naming them."
-    def text(keyword): return str(ds.get(keyword) or '').strip().lower()
+    file = getattr(ds, 'filename', '')
+    def text(keyword): return '\\'.join(_texts(file, ds, keyword)).lower()
     number = f"{text('PatientID')}|{text('IssuerOfPatientID')}".strip('|')
     who = number or text('PatientName')
     return hashlib.sha256(who.encode()).hexdigest()[:16] if who else ''
 
-# %% ../nbs/00b_volume.ipynb #cell-034
-_DAMAGED = (EOFError, InvalidDicomError, KeyError, ValueError, TypeError, NotImplementedError,
-            AttributeError) # what pydicom raises when a header breaks off
+def _shown(text:Any) -> str:
+    "Text of a header on one line, without control characters."
+    shown = (' ' if unicodedata.category(c)[0] in 'CZ' else c for c in str('' if text is None else text))
+    return ' '.join(''.join(shown).split())
 
-def _is_dicom(path:Path) -> bool: # True for a file with the DICOM preamble
-    "Does a file begin as DICOM files do? Raises `ValueError` for an empty one."
+# %% ../nbs/00b_volume.ipynb #cell-034
+_ENDINGS = '.dcm', '.ima', '.dicom' # of DICOM files, where their names have any
+
+def _is_bare(start:bytes) -> bool: # the first bytes of a file
+    "Does a file begin with DICOM elements, without a preamble?"
+    if start[:2] not in (b'\2\0', b'\b\0', b'\0\2', b'\0\b'): return False # group 2 or 8
+    for implicit, little in ((False, True), (True, True), (False, False)):
+        try:
+            elements:Any = data_element_generator(BytesIO(start), implicit, little)
+            first = list(islice(elements, 3))
+            known = [implicit or e.tag.element == 0 or e.VR in dictionary_VR(e.tag) for e in first]
+        except Exception: continue # no elements, whatever else it is
+        tags, whole = [e.tag for e in first], [len(e.value or b'') == e.length for e in first]
+        if len(first) == 3 and all(known) and all(whole) and tags == sorted({*tags}): return True
+    return False
+
+def _is_dicom(path:Path) -> bool:
+    "Does a file begin as DICOM files do?"
+    with open(path, 'rb') as f: start = f.read(2048)
+    return start[128:132] == b'DICM' or _is_bare(start)
+
+def _meant(path:Path) -> bool:
+    "Is this, by its name or by its binary beginning, meant to be a DICOM file?"
+    ending = path.suffix.lower()
+    if ending in _ENDINGS: return True
     with open(path, 'rb') as f: start = f.read(132)
-    if not start and path.suffix.lower() in ('.dcm', '.ima', ''):
-        raise ValueError(f"{path} is empty: copy it again")
-    return start[128:] == b'DICM'
+    return (not ending or ending[1:].isdecimal()) and (not start or 0 in start)
+
+# %% ../nbs/00b_volume.ipynb #161c7105
+_PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
+
+def _syntax(ds:Dataset) -> UID:
+    "Transfer syntax of a file; where it does not say, that of the header."
+    said = ds.file_meta.get('TransferSyntaxUID') if hasattr(ds, 'file_meta') else None
+    if said: return UID(str(said))
+    implicit, little = ds.original_encoding
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+def _check_frames(ds:Dataset, path:Path) -> None:
+    "Raises `ValueError` where a file is too small for the frames that its header announces."
+    n, size = _number(path, ds, 'NumberOfFrames', 1), path.stat().st_size
+    syntax = _syntax(ds)
+    frame = _number(path, ds, 'Rows')*_number(path, ds, 'Columns')*_number(path, ds, 'BitsAllocated', 1)/8
+    if syntax == DeflatedExplicitVRLittleEndian: frame /= 1032 # zlib can do no better
+    elif syntax not in _PLAIN: frame = 16                      # no compressed frame is smaller
+    if n > 1 and n*frame > size:
+        raise ValueError(f"{path} announces {n} frames, too many for a file of {size} bytes: it is "
+                         "truncated or damaged, copy it again")
 
 # %% ../nbs/00b_volume.ipynb #e9bfeff4
+_ONE = ('SOPInstanceUID', 'SOPClassUID', 'FrameOfReferenceUID', 'Modality', 'PhotometricInterpretation')
+_READ = ('StudyInstanceUID', 'SeriesDescription', 'ProtocolName', 'ImageType', 'InstanceNumber',
+         'SliceLocation', 'BodyPartExamined', 'BurnedInAnnotation', 'RecognizableVisualFeatures',
+         'LossyImageCompression')
+
+def _check_image(ds:Dataset, path:Path) -> None:
+    "Raises `ValueError` naming a file whose header cannot be that of an image."
+    for keyword in _ONE: _text(path, ds, keyword)
+    for keyword in _READ: _texts(path, ds, keyword)
+    if not _text(path, ds, 'SeriesInstanceUID'):
+        raise ValueError(f"{path}: no SeriesInstanceUID in its header, so its series is unknown: export it "
+                         "again")
+    _check_frames(ds, path)
+
 def _header(path:Path) -> Dataset: # without pixels
-    "Header of a DICOM file; raises `ValueError` naming a file that ends early."
+    "Header of a DICOM file; raises `ValueError` naming a file that ends early, or has values that cannot be."
+    with _named(path, 'read the header of'):
+        ds = pydicom.dcmread(path, stop_before_pixels=True, force=True) # force: see _is_dicom
+        image = 'Rows' in ds or 'Columns' in ds
+        kind = ds.file_meta.get('MediaStorageSOPClassUID') or ds.get('SOPClassUID') or ''
+        if not image and (not kind or 'Image Storage' in UID(str(kind)).name):
+            raise ValueError('no image in it')
+    if image: _check_image(ds, path)
+    return ds
+
+# %% ../nbs/00b_volume.ipynb #68331d68
+def _series_uids(path:Path) -> set[str]: # empty where it cannot be told
+    "The series that a damaged file belongs to."
+    def beyond(tag, *_): return tag > 0x0020000E
     try:
-        ds = pydicom.dcmread(path, stop_before_pixels=True)
-        if 'Rows' not in ds and 'Image Storage' in UID(ds.file_meta.MediaStorageSOPClassUID).name:
-            raise EOFError('no image in it')
-        return ds
-    except _DAMAGED as e:
-        raise ValueError(f"cannot read the header of {path} ({e}): the file is truncated or "
-                         "damaged, copy it again") from e
+        with open(path, 'rb') as f: uid = read_partial(f, beyond, force=True).SeriesInstanceUID
+    except Exception: return set() # damaged it is
+    return {str(uid)} if isinstance(uid, str) else {*map(str, uid or ())}
 
 # %% ../nbs/00b_volume.ipynb #c3fd68f7
 def _files(folder:Path) -> Iterator[Path]:
     "Files of a folder and of its subfolders that are not hidden."
     return (p for p in folder.rglob('*') if p.is_file() and not p.name.startswith('.'))
 
-def _key(ds:Dataset, first:Slice) -> tuple:
-    "What all files of a series have in common; a multi-frame file is a series of its own."
-    turned = tuple(round(v, 2) for v in first.orientation or ())
-    alone = ds.filename if first.frame is not None else ''
-    return ds.SeriesInstanceUID, ds.get('Modality', ''), ds.Rows, ds.Columns, turned, alone
+class _Image(NamedTuple):
+    "One image and the header of its file."
+    header:Dataset
+    slice:Slice
+
+def _kind(header:Dataset) -> tuple: # modality, columns, rows, is it a planning view?
+    "What all files of a series have in common, beside their geometry."
+    words = str(header.get('ImageType', '')).upper()
+    planned = 'LOCALIZER' in words or 'SCOUT' in words
+    return _shown(header.get('Modality')).upper(), int(header.Columns), int(header.Rows), planned
+
+def _alike(a:Slice, b:Slice) -> bool:
+    "Are two slices parallel and of one pixel spacing, as far as their headers say it?"
+    pairs = ((a.orientation, b.orientation, .01), (a.spacing, b.spacing, 1e-3*max(a.spacing or (1,))))
+    return all(abs(v - w) <= most for x, y, most in pairs if x and y for v, w in zip(x, y))
+
+def _parts(images:list[_Image]) -> list[list[_Image]]:
+    "Images of one series, apart where they differ in kind or geometry."
+    parts:list[tuple[tuple, list[_Image]]] = []
+    for image in sorted(images, key=lambda i: not (i.slice.orientation and i.slice.spacing)):
+        kind = _kind(image.header)
+        fits = (p for of, p in parts if of == kind and _alike(p[0].slice, image.slice))
+        part = next(fits, None)
+        if part is None: parts.append((kind, [image]))
+        else: part.append(image)
+    return [part for _, part in parts]
+
+# %% ../nbs/00b_volume.ipynb #c2156c0c
+def _once(images:list[_Image]) -> tuple[list[_Image], dict[Path, Path]]: # images; copy -> what is used
+    "Images without those that are there already, under the same identifier at the same place."
+    kept:dict[tuple, _Image] = {}
+    copies = {}
+    for i in images:
+        file = i.slice.file
+        uid = i.header.get('SOPInstanceUID') or hashlib.sha256(file.read_bytes()).hexdigest()
+        first = kept.setdefault((str(uid), *i.slice[1:]), i)
+        if first is not i: copies[file] = first.slice.file
+    return list(kept.values()), copies
+
+def _crowd(images:list[_Image]) -> int:
+    "How many images lie at one place, at most; 1 where the headers do not say it."
+    slices:list[Any] = [i.slice for i in images]
+    if any(s.position is None or s.orientation is None for s in slices): return 1
+    normal = np.cross(*np.reshape(slices[0].orientation, (2, 3)))
+    depth = np.sort(np.array([s.position for s in slices]) @ normal)
+    return int(np.bincount(np.cumsum(np.diff(depth, prepend=depth[0]) >= .01)).max())
+
+# what tells apart the images at one place: element, its name in lists; # stands for the rank of a value
+_APART = dict(
+    EchoTime='echo #', EffectiveEchoTime='echo #', EchoNumbers='echo', TemporalPositionIdentifier='phase',
+    TemporalPositionIndex='phase', DiffusionBValue='b', InversionTime='inversion time',
+    FlipAngle='flip angle', AcquisitionNumber='acquisition', ImageType='', FrameType='',
+    ComplexImageComponent='', ConvolutionKernel='kernel', KVP='kV', ContrastBolusAgent='contrast',
+    StackID='stack', DiffusionGradientOrientation='direction #', NominalPercentageOfCardiacPhase='phase',
+    TriggerTime='phase #', NominalCardiacTriggerDelayTime='phase #', SequenceName='sequence', ScanOptions='',
+    SeriesDescription='', ProtocolName='', SeriesNumber='number', SliceThickness='thickness',
+    AcquisitionDateTime='time #', AcquisitionTime='time #', ContentTime='time #', SOPClassUID='class #',
+    file='file #') | {f'DimensionIndexValues {i}': f'dimension {i}' for i in range(6)}
+
+def _within(ds:Dataset, keyword:str, deep:int=2) -> Any: # None: not there
+    "An element of a header or of the sequences in it, as functional groups are."
+    if keyword in ds: return ds[keyword].value
+    items = (e.value[0] for e in ds if deep and e.VR == 'SQ' and e.value)
+    return next((v for v in (_within(i, keyword, deep - 1) for i in items) if v is not None), None)
+
+def _told(image:_Image, what:str) -> str:
+    "What the header of an image says, one of `_APART`; '' where it says nothing."
+    (header, s), (keyword, _, i) = image, what.partition(' ')
+    if keyword == 'file': return '' if s.frame is None else str(s.file)
+    each, shared = (header.get(f'{k}FunctionalGroupsSequence') or [] for k in ('PerFrame', 'Shared'))
+    groups = [] if s.frame is None else [*each[s.frame:s.frame + 1], *shared[:1]]
+    try:
+        value = next((v for g in groups if (v := _within(g, keyword)) is not None), header.get(keyword))
+        if i: value = list(value or [])[int(i)]
+    except Exception: return '' # what cannot be read tells nothing
+    many = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+    def text(v): return f'{float(v):.10g}' if isinstance(v, float) else _shown(v)
+    return '\\'.join(map(text, value)) if many else text(value)
+
+def _natural(text:str) -> tuple:
+    "Orders numbers by their size, also within a text."
+    try: return 0, float(text), []
+    except ValueError: pieces = re.split(r'(\d+)', text)
+    return 1, 0., [(int(t), '') if t.isdecimal() else (-1, t) for t in pieces]
+
+def _sets(images:list[_Image], label:str='') -> list[tuple[str, list[_Image]]]: # label, images
+    "Images of one geometry, apart where several lie at one place and the headers tell them apart."
+    crowd, best = _crowd(images), None
+    for what in _APART if crowd > 1 else ():
+        sets:dict[str, list[_Image]] = {}
+        for i in images: sets.setdefault(_told(i, what), []).append(i)
+        most = max(map(_crowd, sets.values())) if 1 < len(sets) <= crowd else crowd
+        if most < crowd and (best is None or most == 1): best = most, _APART[what], sets
+        if best and best[0] == 1: break
+    if best is None: return [(label, images)]
+    _, name, sets = best
+    common = set.intersection(*({*v.split('\\')} for v in sets))
+    found = []
+    for rank, value in enumerate(sorted(sets, key=_natural), 1):
+        own = ' '.join(w for w in value.split('\\') if w not in common)
+        said = name.replace('#', str(rank)) if '#' in name else f'{name} {own}' if own else f'no {name}'
+        found += _sets(sets[value], f'{label} {said}'.strip())
+    return found
 
 # %% ../nbs/00b_volume.ipynb #c3360dc7
-def _new_series(ds:Dataset) -> Series:
-    "The series of a header, with no headers and slices in it yet."
-    kind = str(ds.get('ImageType', '')).upper()
+def _new_series(label:str, images:list[_Image], copies:dict[Path, Path]) -> Series:
+    "A series of these images."
+    first = images[0].header
+    modality, columns, rows, localizer = _kind(first)
+    name = _shown(first.get('SeriesDescription') or first.get('ProtocolName'))[:64]
+    headers = {i.header.filename: i.header for i in images}
+    files = {i.slice.file for i in images}
     return Series(
-        uid=str(ds.SeriesInstanceUID),
-        modality=str(ds.get('Modality', '')),
-        description=str(ds.get('SeriesDescription') or ds.get('ProtocolName') or ''),
-        headers=[],
-        slices=[],
-        size=(int(ds.Columns), int(ds.Rows)),
-        localizer='LOCALIZER' in kind or 'SCOUT' in kind,
-        patients=set())
+        uid=str(first.SeriesInstanceUID),
+        modality=modality,
+        description=f'{name} {label}'.strip(),
+        headers=list(headers.values()),
+        slices=[i.slice for i in images],
+        size=(columns, rows),
+        localizer=localizer,
+        patients={_patient(h) for h in headers.values()},
+        copies=[(copy, of) for copy, of in copies.items() if of in files])
+
+def _missed(images:list[_Image]) -> list[str]:
+    "What the headers of a series say of images that are not there, in words."
+    def numbers(keyword):
+        said = [_told(i, keyword) for i in images]
+        return sorted(int(v) if v.isdecimal() else 0 for v in said)
+    notes, n = [], len(images)
+    told = max(*numbers('ImagesInAcquisition'), *numbers('NumberOfSeriesRelatedInstances'))
+    if told > n: notes.append(f'the headers tell of {told} images, {n} are there')
+    number = numbers('InstanceNumber')
+    usual = int(np.median(np.diff(number))) if n > 2 else 0
+    if 0 < usual < number[0]:
+        notes.append(f'the first image has number {number[0]}: those before it may be missing')
+    return notes
 
 # %% ../nbs/00b_volume.ipynb #afd1d356
+def _of_series(images:list[_Image]) -> list[Series]:
+    "What images with one identifier are: mostly one series."
+    images, copies = _once(images)
+    sets = [s for part in _parts(images) for s in _sets(part)]
+    found, notes = [_new_series(label, part, copies) for label, part in sets], _missed(images)
+    for s in found:
+        s.notes += notes
+        if s.copies: s.notes.append(f'copies of other files were not used: {len(s.copies)}')
+        rest = [o for o in found if o is not s]
+        if rest:
+            some = '; '.join(map(_shown, rest[:3])) + (f', and {len(rest) - 3} more' if len(rest) > 3 else '')
+            s.notes.append(f'not in this volume, though of the same series: {some}')
+    return found
+
+def _say_broken(found:list[Series], broken:dict[Path, ValueError]) -> None:
+    "Mark the series that damaged files belong to or may belong to; warn of the others."
+    for file, error in broken.items():
+        uids = _series_uids(file)
+        def owns(s): return s.uid in uids if uids else file.parent in {h.file.parent for h in s.slices}
+        for s in found:
+            if owns(s): s.broken = s.broken or str(error)
+            else: s.notes.append('a damaged file that is not of this series was passed over')
+        if not any(map(owns, found)): warnings.warn(f'passed over: {error}', stacklevel=4)
+
+def _find(files:Iterable[Path], path:Path) -> list[Series]:
+    "Series of some files, see find_series."
+    images:dict[str, list[_Image]] = {}
+    broken:dict[Path, ValueError] = {}
+    strange = []
+    for p in files:
+        if not _is_dicom(p):
+            if _meant(p): strange.append(p)
+            continue
+        try:
+            header = _header(p)
+            if 'Rows' not in header: continue # reports, plans, DICOMDIR
+            some = [_Image(header, s) for s in _slices(header)]
+            images.setdefault(str(header.SeriesInstanceUID), []).extend(some)
+        except ValueError as e: broken[p] = e
+    found = [s for uid in images for s in _of_series(images[uid])]
+    many = ('files are', 'were') if len(strange) > 1 else ('file is', 'was')
+    none = f'{len(strange)} {many[0]} empty or not DICOM and {many[1]} passed over' if strange else ''
+    such = f': {none}, such as {strange[0]}' if strange else ''
+    if not found and broken: raise next(iter(broken.values()))
+    if not found:
+        raise FileNotFoundError(f"no DICOM images in {path}{such}: name the folder of a series, or a .nii, "
+                                ".nii.gz, .nrrd, .mha or .mhd file")
+    if none:
+        warnings.warn(f'{path}{such}', stacklevel=3)
+        for s in found: s.notes.append(none)
+    _say_broken(found, broken)
+    def order(s): return s.modality != 'CT', s.modality, s.localizer, _natural(s.description), -len(s.slices)
+    return sorted(found, key=order)
+
 def find_series(
     path:Path|str, # DICOM file, or folder, searched with its subfolders
 ) -> list[Series]: # CT first, then by modality and description
-    "Series of a folder or a file; raises `FileNotFoundError`, or `ValueError` naming a damaged file."
+    "Series of a folder or a file; raises `FileNotFoundError`, or `ValueError` where all is damaged."
     path = Path(path)
-    found:dict[tuple, Series] = {}
-    files = [path] if path.is_file() else sorted(_files(path))
-    for ds in (_header(p) for p in files if _is_dicom(p)):
-        if 'Rows' not in ds or 'SeriesInstanceUID' not in ds: continue # reports, plans, DICOMDIR
-        slices = _slices(ds)
-        series = found.setdefault(_key(ds, slices[0]), _new_series(ds))
-        series.headers.append(ds)
-        series.slices += slices
-        series.patients.add(_patient(ds))
-    if not found:
-        raise FileNotFoundError(f"no DICOM images in {path}: name the folder of a series, or a .nii, "
-                                ".nii.gz, .nrrd, .mha or .mhd file")
-    def order(s): return s.modality != 'CT', s.modality, s.localizer, s.description, -len(s.slices)
-    return sorted(found.values(), key=order)
+    return _find([path] if path.is_file() else sorted(_files(path)), path)
 
 # %% ../nbs/00b_volume.ipynb #cell-036
 def list_series(
@@ -197,9 +529,12 @@ def list_series(
 
 # %% ../nbs/00b_volume.ipynb #6edd66f5
 def _picked(found:list[Series], pick:str) -> list[Series]:
-    "Series with that number or UID; where there is none, with that text in the description."
-    exact = [s for i, s in enumerate(found, 1) if str(pick) in (str(i), s.uid)]
-    return exact or [s for s in found if str(pick).lower() in s.description.lower()]
+    "Series with that number or UID; where there is none, with these words, or this text, in the description."
+    pick = str(pick).lower()
+    exact = [s for i, s in enumerate(found, 1) if pick in (str(i), s.uid)]
+    words = re.compile(rf'(?<!\w){re.escape(pick)}(?!\w)')
+    worded = [s for s in found if words.search(s.description.lower())]
+    return exact or worded or [s for s in found if pick in s.description.lower()]
 
 def _volumes(found:list[Series]) -> list[Series]:
     "No localisers, and no single images where there are stacks."
@@ -212,7 +547,8 @@ def _fitting(found:list[Series], kinds:Iterable[str], pick:str|None) -> list[Ser
     return [s for s in _picked(found, pick) if s.modality in kinds]
 
 # %% ../nbs/00b_volume.ipynb #00752c6f
-_UNSAID = {'', 'OT'} # modalities that do not say what a series is
+# modalities that are neither CT nor MRI; any other may be one of them
+_OTHERS = {'PT', 'NM', 'US', 'IVUS', 'OCT', 'OPT', 'SM', 'SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN'}
 
 def choose_series(
     found:list[Series],     # from find_series
@@ -222,11 +558,11 @@ def choose_series(
     prefer:str|None=None,   # CT or MR: without a modality, the one to take where there is one
 ) -> Series:
     "The series to read; raises `ValueError` with the list when the choice is not clear."
-    wanted = modality or prefer
-    fits = _fitting(found, [wanted] if wanted else {s.modality for s in found}, pick)
-    if not fits:
-        others = (set() if modality else {'CT', 'MR'}) | (set() if pick is None else _UNSAID)
-        fits = _fitting(found, others, pick)
+    wanted, kinds = modality or prefer, {s.modality for s in found}
+    unsaid = kinds - {'CT', 'MR'} - _OTHERS
+    second = unsaid | ({modality} if modality else {'CT', 'MR'}) # what may be picked
+    fits = _fitting(found, [wanted] if wanted else kinds, pick)
+    if not fits: fits = _fitting(found, second if pick is not None else second - unsaid, pick)
     if len(fits) == 1: return fits[0]
     kind = f'{wanted} series' if wanted else 'series'
     option = f"--{'mri' if (prefer or modality) == 'MR' else 'ct'}-series"
@@ -234,8 +570,13 @@ def choose_series(
     if not fits: why = f'no {kind}' + (f' fits{what}' if what else '')
     elif wanted in (None, fits[0].modality): why = f'{len(fits)} {kind} fit{what}'
     else: why = f'no {kind}, and {len(fits)} others fit{what}'
-    raise ValueError(f"{path}: {why}; choose one by its number or a part of its description "
-                     f"({option}):\n{list_series(found)}")
+    able = [i for i, s in enumerate(found, 1) if not wanted or s.modality in second]
+    how = f'choose one by its number or a part of its description ({option})'
+    if len(able) < len(found): how += f", of {', '.join(map(str, able))}"
+    if not able: how = f"none of these can be {'an MRI' if wanted == 'MR' else 'a CT'}"
+    lines = list_series(found).splitlines()
+    if len(lines) > 50: lines[50:] = [f'  and {len(lines) - 50} more, see --list']
+    raise ValueError('\n'.join([f'{path}: {why}; {how}:', *lines]))
 
 # %% ../nbs/00b_volume.ipynb #cell-038
 class Stack(NamedTuple):
@@ -282,13 +623,15 @@ def _stack(
                              f"{a.spacing} mm: these are two series")
         if step < .01:
             raise ValueError(f"{a.file} and {b.file} lie at the same place: {path} holds several images "
-                             "of each slice (echoes, phases, a copy); keep one set")
+                             "of a slice, and no header tells them apart: copy one of each into a folder of "
+                             "their own, and name that")
     return Stack(slices, at[:, 2], at[:, :2] - at[0, :2], axes)
 
 # %% ../nbs/00b_volume.ipynb #cell-039
 def _slack(steps:np.ndarray) -> float: # mm
     "By how much a step may differ from the usual one."
-    return max(.02*float(np.median(steps)), .05)
+    usual = float(np.median(steps))
+    return max(.02*usual, min(.1*usual, .05))
 
 def _is_regular(stack:Stack) -> bool:
     "Are the steps even and is there no drift?"
@@ -298,14 +641,52 @@ def _is_regular(stack:Stack) -> bool:
     return bool(off < _slack(steps)*len(steps)**.5 and np.abs(stack.drift).max() < .1)
 
 # %% ../nbs/00b_volume.ipynb #85e59081
-def _check_holes(stack:Stack) -> None:
-    "Raises `ValueError` naming the slices around a hole."
+def _runs(steps:np.ndarray) -> list[tuple[int, int, float]]: # first, end, median in mm
+    "Steps of about one length that follow each other."
+    change = np.abs(np.diff(np.log(np.maximum(steps, 1e-6)))) > np.log(1.5)
+    ends = [0, *(np.flatnonzero(change) + 1).tolist(), len(steps)]
+    return [(a, b, float(np.median(steps[a:b]))) for a, b in zip(ends, ends[1:]) if b > a]
+
+def _around(runs:list, i:int, n:int) -> list[float]: # mm, of one or two sides
+    "The steps before and after a run that last; where none do, those of the next run."
+    def lasts(a, b): return b - a > 2 or (b - a > 1 and (a == 0 or b == n))
+    sides = [runs[i-1::-1] if i else [], runs[i+1:]]
+    return [next((m for a, b, m in side if lasts(a, b)), side[0][2]) for side in sides if side]
+
+def _skipped(steps:np.ndarray, numbers:np.ndarray) -> np.ndarray: # (n-1,) of bool
+    "Steps over which the numbers of the images skip some, and which are longer than those that do not."
+    jumps = np.abs(np.diff(numbers))
+    turned = len({*np.sign(np.diff(numbers))}) != 1
+    if turned or not jumps.all(): return np.zeros(len(steps), bool) # not in the order of the slices
+    values, counts = np.unique(jumps, return_counts=True)
+    plain = np.flatnonzero(jumps <= values[counts.argmax()])
+    def near(i): return min(steps[k] for k in [*plain[plain < i][-1:], *plain[plain > i][:1]])
+    return np.array([i not in plain and steps[i] >= 1.5*near(i) for i in range(len(steps))])
+
+def _gaps(steps:np.ndarray, numbers:Sequence[float]=()) -> list[tuple[int, float]]: # step, mm around it
+    "The steps over which slices are missing; the numbers are those of the images."
+    n, runs = len(steps), _runs(steps)
+    found:dict[int, float] = {}
+    for i, (a, b, length) in enumerate(runs):
+        lasts = b - a > 2 or (b - a > 1 and (a == 0 or b == n))
+        around = _around(runs, i, n)
+        if around and not lasts and length >= 1.75*max(around): found |= {k: max(around) for k in range(a, b)}
+    usual = float(np.median(steps))
+    skipped = _skipped(steps, np.asarray(numbers)) if len(numbers) == n + 1 else np.zeros(n, bool)
+    for k in np.flatnonzero((steps > max(10, 1.5*usual)) | skipped): found.setdefault(int(k), usual)
+    return sorted(found.items())
+
+def _check_gaps(stack:Stack, gaps:list[tuple[int, float]], notes:Sequence[str]=()) -> None:
+    "Raises `ValueError` naming the slices around the largest gap."
+    if not gaps: return
     steps = np.diff(stack.depth)
-    usual, i = float(np.median(steps)), int(np.argmax(steps))
-    if steps[i] > 10 and steps[i] > 1.5*usual:
-        before, after = stack.slices[i].file, stack.slices[i+1].file.name
-        raise ValueError(f"slices are missing: {steps[i]:.1f} mm between {before} and {after}, the usual "
-                         f"step is {usual:.1f} mm: copy the series again")
+    i, usual = max(gaps, key=lambda gap: steps[gap[0]])
+    before, after = stack.slices[i].file, stack.slices[i+1].file.name
+    more = f', and at {len(gaps) - 1} other places' if len(gaps) > 1 else ''
+    also = f" ({'; '.join(notes)})" if notes else ''
+    raise ValueError(f"slices are missing: {steps[i]:.1f} mm between {before} and {after}{more}, the usual "
+                     f"step is {usual:.1f} mm{also}: copy the series again, or go on with --allow-gaps "
+                     "(allow_gaps=True of read_volume), which leaves the gap to the other scan")
 
 # %% ../nbs/00b_volume.ipynb #b32ea125
 def _even_step(steps:np.ndarray) -> float: # mm
@@ -316,10 +697,10 @@ def _even_step(steps:np.ndarray) -> float: # mm
     return float(steps.mean())
 
 # %% ../nbs/00b_volume.ipynb #853e1182
-def _irregular(stack:Stack) -> list[str]: # in words
-    "What is corrected in a stack."
-    steps, notes = np.diff(stack.depth), []
-    if np.ptp(steps) > _slack(steps):
+def _irregular(stack:Stack, gaps:Sequence[int]=()) -> list[str]: # in words
+    "What is corrected in a stack; gaps are steps over which slices are missing."
+    steps, notes = np.delete(np.diff(stack.depth), gaps), []
+    if len(steps) and np.ptp(steps) > _slack(steps):
         low, high = steps.min(), steps.max()
         notes.append(f"uneven steps of {low:.2f} to {high:.2f} mm were interpolated to even ones")
     if np.abs(stack.drift).max() >= .1:
@@ -332,12 +713,12 @@ def _regrid(
     volume:np.ndarray, # (z,y,x) float32 as stored
     stack:Stack,       # geometry of its slices
     fill:float,        # value outside, that of air
+    gaps:Sequence[int]=(), # steps over which slices are missing
 ) -> tuple[np.ndarray, np.ndarray, float, list[str]]: # volume, first pixel (3,) and step in mm, notes
-    "Straighten a sheared or uneven stack; raises `ValueError` naming the slices around a hole."
-    steps, (sy, sx) = np.diff(stack.depth), stack.slices[0].spacing
+    "Straighten a sheared or uneven stack; over a gap, the slices around it are blended."
+    steps, (sy, sx) = np.delete(np.diff(stack.depth), gaps), stack.slices[0].spacing
     origin = np.array(stack.slices[0].position)
-    if _is_regular(stack): return volume, origin, float(steps.mean()), []
-    _check_holes(stack)
+    if _is_regular(stack) and not gaps: return volume, origin, float(steps.mean()), []
     low = np.floor(stack.drift.min(0)/(sx, sy)) # pixels to add at each side
     high = np.ceil(stack.drift.max(0)/(sx, sy))
     width, height = (np.array(volume.shape[:0:-1]) + high - low).astype(int).tolist()
@@ -353,7 +734,7 @@ def _regrid(
     for n, t in enumerate(np.interp(depths, stack.depth, np.arange(len(stack.depth)))):
         k = min(int(t), len(stack.depth) - 2)
         cv2.addWeighted(plane(k), 1 - (t - k), plane(k + 1), t - k, 0, dst=out[n])
-    return out, origin + stack.axes[:, :2] @ (low*(sx, sy)), step, _irregular(stack)
+    return out, origin + stack.axes[:, :2] @ (low*(sx, sy)), step, _irregular(stack, gaps)
 
 # %% ../nbs/00b_volume.ipynb #cell-041
 class Scan(NamedTuple):
@@ -364,6 +745,8 @@ class Scan(NamedTuple):
     headers:list[Dataset] # of the slices, in order along their normal; [] for other formats
     patients:set[str]     # digests, see Series
     name:str              # file or folder, without its path
+    # where slices are missing: from and to, counted in slices of the image
+    gaps:tuple[tuple[float, float], ...] = ()
 
 def modality_name(
     modality:str, # as in a DICOM header: CT, MR ...
@@ -372,29 +755,217 @@ def modality_name(
     return 'MRI' if modality == 'MR' else modality
 
 # %% ../nbs/00b_volume.ipynb #cell-042
-def _decode(file:Path) -> np.ndarray: # (n,y,x) float32
-    "Images of a DICOM file, scaled; raises `ValueError` naming a file that cannot be decoded."
-    try: img = sitk.ReadImage(str(file), sitk.sitkFloat32)
-    except RuntimeError as e:
-        raise ValueError(f"cannot decode {file}: it is truncated, damaged, or compressed in a way GDCM "
-                         "does not know; copy it again") from e
-    if img.GetNumberOfComponentsPerPixel() > 1:
-        raise ValueError(f"{file} is a colour image, not a slice")
-    return sitk.GetArrayFromImage(img)
+class _Layout(NamedTuple):
+    "How a file stores its pixels."
+    shape:tuple[int, int, int] # frames, rows, columns
+    allocated:int              # bits of a pixel: 8, 16 or 32
+    stored:int                 # bits that count,
+    high:int                   # the highest of them, from 0
+    signed:bool
 
+    @property
+    def dtype(self) -> np.dtype: # in the byte order of this machine
+        return np.dtype(f"{'i' if self.signed else 'u'}{self.allocated//8}")
+
+def _layout(ds:Dataset, file:Path) -> _Layout:
+    "Layout of the pixels as a header says it; raises `ValueError` for one that cannot be."
+    def number(keyword, default=None): return _number(file, ds, keyword, default)
+    if number('SamplesPerPixel', 1) > 1: raise ValueError(f"{file} is a colour image, not a slice")
+    allocated, stored = number('BitsAllocated'), number('BitsStored')
+    high = number('HighBit', stored - 1)
+    if allocated not in (8, 16, 32) or not stored <= high + 1 <= allocated:
+        raise ValueError(f"{file}: its pixels of {stored} bits, up to bit {high} of {allocated}, cannot be "
+                         "read: export it again")
+    shape = number('NumberOfFrames', 1), number('Rows'), number('Columns')
+    return _Layout(shape, allocated, stored, high, number('PixelRepresentation') == 1)
+
+def _significant(
+    a:np.ndarray, # integers
+    bits:int,     # that count,
+    high:int,     # the highest of them
+) -> np.ndarray:  # the same type
+    "Numbers without what lies in unused bits, such as an overlay; the sign is kept."
+    size = 8*a.dtype.itemsize
+    return a if bits == size else (a << (size - 1 - high)) >> (size - bits)
+
+# %% ../nbs/00b_volume.ipynb #fd392212
+_ALONE = (0x01, *range(0xd0, 0xd9))                        # JPEG markers without a length
+_START = {*range(0xc0, 0xd0), 0xf7} - {0xc4, 0xc8, 0xcc}   # JPEG markers that start a frame
+
+class _Stream(NamedTuple):
+    "What a compressed frame says of itself."
+    rows:int
+    columns:int
+    samples:int # of a pixel
+    bits:int    # of a sample
+    signed:bool
+
+def _jpeg(data:bytes) -> _Stream:
+    "What JPEG or JPEG-LS says of itself."
+    at = 2
+    while data[at + 1] not in _START:
+        if data[at] != 0xff: raise ValueError('a marker is missing')
+        if data[at + 1] == 0xff: at += 1 # a fill byte
+        else: at += 2 if data[at + 1] in _ALONE else 2 + unpack_from('>H', data, at + 2)[0]
+    bits, rows, columns, samples = unpack_from('>BHHB', data, at + 4)
+    return _Stream(rows, columns, samples, bits, False)
+
+def _jpeg2000(data:bytes) -> _Stream:
+    "What JPEG 2000 says of itself; raises `ValueError` where its tiles do not reach its end."
+    right, bottom, left, top = unpack_from('>4I', data, 8)
+    samples, bits = unpack_from('>HB', data, 40)
+    at, end = 2, data.rindex(b'\xff\xd9')
+    while at < end:
+        marker, size = unpack_from('>HH', data, at)
+        tile = unpack_from('>I', data, at + 6)[0] if marker == 0xff90 else 2 + size
+        at = at + tile if tile else end # 0: it reaches to the end
+    if at > end: raise ValueError('a tile is cut')
+    return _Stream(bottom - top, right - left, samples, bits % 128 + 1, bits > 127)
+
+def _stream(data:bytes) -> _Stream:
+    "What a compressed frame says of itself; raises `ValueError`, `IndexError` or `struct.error` when cut."
+    if b'\xff\xd9' not in data.rstrip(b'\0')[-4:]: raise ValueError('its end is missing')
+    if data.startswith(b'\xff\xd8'): return _jpeg(data)
+    start = data.find(b'\xff\x4f\xff\x51', 0, 1024) # some writers put the boxes of a file before it
+    if start < 0: raise ValueError('its compression is not known')
+    return _jpeg2000(data[start:])
+
+# %% ../nbs/00b_volume.ipynb #46d1427c
+_MOST_PIXELS = 2**26 # of a compressed frame, whose few bytes can claim any number
+_quiet = Lock()
+
+def _check_stream(data:bytes, layout:_Layout) -> _Stream:
+    "What a compressed frame says of itself; raises `ValueError` where the header says something else."
+    found, (_, rows, columns) = _stream(data), layout.shape
+    if (found.rows, found.columns, found.samples) != (rows, columns, 1):
+        raise ValueError(f"{found.columns} x {found.rows} pixels of {found.samples} numbers are there, its "
+                         f"header says {columns} x {rows}")
+    if not 1 < found.bits <= min(layout.allocated, 16): raise ValueError(f"pixels of {found.bits} bits")
+    if rows*columns > _MOST_PIXELS: raise ValueError(f"more than {_MOST_PIXELS} pixels")
+    return found
+
+@contextmanager
+def _messages() -> Iterator[list[bytes]]: # filled at the end
+    "Catch what libraries in C write to standard error, for all threads."
+    said:list[bytes] = []
+    with _quiet, TemporaryFile() as caught:
+        shown = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try: yield said
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            caught.seek(0)
+            said.append(caught.read())
+
+def _gdcm(
+    data:bytes,     # compressed frame,
+    stream:_Stream, # what it says of itself
+    syntax:UID,     # how it is compressed
+    path:Path,      # of a file to write for it
+) -> np.ndarray:    # (y,x) integers
+    "Decode a frame of the JPEG family; raises `ValueError` where that fails."
+    ds, size = Dataset(), 8 if stream.bits <= 8 else 16
+    _put(ds, SOPClassUID=SecondaryCaptureImageStorage, SOPInstanceUID=generate_uid(), Modality='OT')
+    _put(ds, SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2')
+    _put(ds, Rows=stream.rows, Columns=stream.columns)
+    _put(ds, BitsAllocated=size, BitsStored=stream.bits, HighBit=stream.bits - 1)
+    _put(ds, PixelRepresentation=int(stream.signed), PixelData=encapsulate([data]))
+    ds.file_meta = _file_meta(ds, syntax)
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.save_as(path, enforce_file_format=True)
+    try:
+        with _messages() as said: image = sitk.ReadImage(str(path), imageIO='GDCMImageIO')
+    except RuntimeError as e: raise ValueError("damaged, or compressed in a way GDCM does not know") from e
+    if b'orrupt' in said[0] or b'remature' in said[0]: raise ValueError("its stream is cut or damaged")
+    return sitk.GetArrayFromImage(image)[0]
+
+# %% ../nbs/00b_volume.ipynb #56d2c936
+_TABLE = 'ExtendedOffsetTable', 'ExtendedOffsetTableLengths' # where the frames begin, how long they are
+_PIXELS = ('Rows', 'Columns', 'NumberOfFrames', 'SamplesPerPixel', 'BitsAllocated', 'BitsStored', 'HighBit',
+           'PixelRepresentation', 'PixelData', *_TABLE)
+
+def _frames(ds:Dataset, layout:_Layout) -> list[bytes]:
+    "Compressed frames; raises `ValueError` where there are more or fewer than the header says."
+    n, (offsets, lengths) = layout.shape[0], (ds.get(k) for k in _TABLE)
+    table = (offsets, lengths) if offsets and lengths else None
+    frames = list(generate_frames(ds.PixelData, number_of_frames=n, extended_offsets=table))
+    if len(frames) != n: raise ValueError(f"{n} frames are announced, and {len(frames)} are there")
+    return frames
+
+def _family(ds:Dataset, layout:_Layout, syntax:UID) -> np.ndarray: # (n,y,x) integers
+    "Images of the JPEG family; raises all kinds of errors where they are not whole."
+    frames = _frames(ds, layout)
+    streams = [_check_stream(f, layout) for f in frames]
+    with TemporaryDirectory(prefix='medfusion') as folder:
+        path = Path(folder)/'frame.dcm'
+        a = np.stack([_gdcm(f, s, syntax, path) for f, s in zip(frames, streams)])
+    bits = min(layout.stored, *(s.bits for s in streams))
+    return _significant(a.astype(layout.dtype), bits, bits - 1)
+
+def _rle_segment(data:bytes, n:int) -> bytes: # n bytes
+    "Expand run lengths; raises `ValueError` or `IndexError` where they are not n bytes."
+    out, at = bytearray(), 0
+    while len(out) < n:
+        code = data[at]
+        if code < 128: out += data[at + 1:at + 2 + code]      # bytes as they are
+        elif code > 128: out += data[at + 1:at + 2]*(257 - code) # a byte again and again
+        at += 2 + code if code < 128 else 2 if code > 128 else 1
+    if len(out) != n or at > len(data) or data[at:].strip(b'\0'): raise ValueError("its runs are cut")
+    return bytes(out)
+
+def _rle(data:bytes, layout:_Layout) -> np.ndarray: # (y,x) unsigned integers
+    "Decode run lengths, which hold the highest bytes of all pixels first; raises errors when cut."
+    (_, rows, columns), size = layout.shape, layout.allocated//8
+    n, *starts = unpack_from('<16I', data)
+    if n != size or rows*columns > 64*len(data): raise ValueError("it is too short")
+    parts = [data[a:b] for a, b in zip(starts, [*starts[1:n], len(data)])]
+    planes = np.frombuffer(b''.join(_rle_segment(p, rows*columns) for p in parts), np.uint8)
+    pixels = np.ascontiguousarray(planes.reshape(size, -1).T).view(f'>u{size}')
+    return pixels.reshape(rows, columns)
+
+def _plain(ds:Dataset, layout:_Layout, syntax:UID) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes beyond
+    "Images that are not compressed; raises `ValueError` for fewer bytes than the header says, or many more."
+    size, big = layout.allocated//8, syntax == ExplicitVRBigEndian
+    need, row = int(np.prod(layout.shape, dtype=object))*size, layout.shape[2]*size
+    data = np.frombuffer(ds.PixelData, np.uint8)
+    if not need <= len(data) <= need + row:
+        raise ValueError(f"{len(data)} bytes of pixels are there, its header asks for {need}")
+    if big and size == 1 and ds['PixelData'].VR == 'OW': # pairs of bytes are swapped
+        data = data[:len(data)//2*2].reshape(-1, 2)[:, ::-1].ravel()
+    return data[:need].view(f"{'>' if big else '<'}u{size}").reshape(layout.shape), len(data) - need
+
+def _stored(file:Path) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes that are there beyond them
+    "Images of a DICOM file; raises `ValueError` naming a file that does not hold what its header says."
+    with _named(file, 'decode'): ds = pydicom.dcmread(file, force=True, specific_tags=list(_PIXELS))
+    layout, syntax = _layout(ds, file), _syntax(ds)
+    with _named(file, 'decode'):
+        if 'PixelData' not in ds: raise ValueError("no pixels are there")
+        if syntax not in (*_PLAIN, RLELossless): return _family(ds, layout, syntax), 0
+        if syntax in _PLAIN: a, more = _plain(ds, layout, syntax)
+        else: a, more = np.stack([_rle(f, layout) for f in _frames(ds, layout)]), 0
+        return _significant(a.astype(layout.dtype, copy=False), layout.stored, layout.high), more
+
+# %% ../nbs/00b_volume.ipynb #2d6c759a
 def _pixels(
-    slices:list, # of Slice, in the order wanted
-) -> np.ndarray: # (z,y,x) float32, slope and intercept applied
-    "Decode slices; raises `ValueError` naming a file that cannot be decoded or has too few frames."
-    file = slices[0].file
-    if slices[0].frame is None: return np.concatenate([_decode(s.file) for s in slices])
-    frames = _decode(file)
-    if len(frames) < len(slices):
-        raise ValueError(f"{file} announces {len(slices)} frames and holds {len(frames)}: it is truncated, "
-                         "copy it again")
-    first = min(slices, key=lambda s: s.frame) # GDCM scales all frames as the first
-    def rescaled(s): return (frames[s.frame] - first.intercept)/first.slope*s.slope + s.intercept
-    return np.stack([rescaled(s) for s in slices]).astype(np.float32)
+    slices:list,    # of Slice, in the order wanted
+    notes:list[str]|None=None, # added to
+) -> np.ndarray:    # (z,y,x) float32, slope and intercept applied
+    "Decode slices; raises `ValueError` naming a file that does not hold what its header says."
+    out, file, stored, longer = np.empty(0, np.float32), None, np.empty(0), set()
+    for k, s in enumerate(slices):
+        if s.file != file:
+            (stored, more), file = _stored(s.file), s.file
+            if more > 1: longer.add(file) # one pads to an even length
+        if not k: out = np.empty((len(slices), *stored.shape[1:]), np.float32)
+        if not (s.frame or 0) < len(stored) or stored.shape[1:] != out.shape[1:]:
+            raise ValueError(f"{file} is not what its header said: was it changed meanwhile?")
+        np.add(stored[s.frame or 0]*s.slope, s.intercept, out=out[k], casting='same_kind')
+    if longer and notes is not None:
+        n = len(longer)
+        which = '1 file is longer than its' if n == 1 else f'{n} files are longer than their'
+        notes.append(f'{which} pixels, the rest was left out')
+    return out
 
 # %% ../nbs/00b_volume.ipynb #ed522183
 def _image(
@@ -418,10 +989,10 @@ def _clean_hu(
     header:Dataset, # of one of its slices
 ) -> np.ndarray:    # same shape, no value below that of air
     "Padding outside the scan circle becomes air."
-    padding = header.get('PixelPaddingValue')
-    if isinstance(padding, int):
-        slope, intercept = header.get('RescaleSlope') or 1, header.get('RescaleIntercept') or 0
-        value = padding*float(slope) + float(intercept)
+    def number(keyword, default): return _number(getattr(header, 'filename', ''), header, keyword, default)
+    padding = number('PixelPaddingValue', np.nan)
+    if np.isfinite(padding):
+        value = padding*number('RescaleSlope', 1) + number('RescaleIntercept', 0)
         if not -1000 < value < 4000: hu[hu == value] = _AIR # what could be tissue is a mistake
     return np.maximum(hu, _AIR, out=hu)
 
@@ -432,29 +1003,66 @@ def _check_series(series:Series, path:Path|str) -> None:
     if len(series.patients) > 1:
         raise ValueError(f"{path}: the series holds files of {len(series.patients)} patients, such as "
                          f"{first.filename}: sort them into folders")
-    kinds = [h.get('PhotometricInterpretation', 'MONOCHROME2') for h in series.headers]
-    if any(kind != 'MONOCHROME2' for kind in kinds):
-        raise ValueError(f"{path}: {first.filename} is {first.PhotometricInterpretation}, expected "
-                         "MONOCHROME2: this is a picture, not a scan")
+    for h in series.headers:
+        kind = _text(h.filename, h, 'PhotometricInterpretation') or 'MONOCHROME2'
+        inverse = 'its grey levels are inverted' if kind == 'MONOCHROME1' else 'this is a picture, not a scan'
+        if kind != 'MONOCHROME2':
+            raise ValueError(f"{h.filename} is {kind}, expected MONOCHROME2: {inverse}; export the original "
+                             "series again")
 
 # %% ../nbs/00b_volume.ipynb #aeabb6aa
+def _check_copies(series:Series) -> None:
+    "Raises `ValueError` naming two files of one identifier and different pixels."
+    for copy, of in series.copies:
+        if copy.read_bytes() == of.read_bytes(): continue # mostly
+        a, b = (_pixels(_slices(_header(p))) for p in (copy, of))
+        if not np.array_equal(a, b):
+            raise ValueError(f"{of} and {copy} are one image by their SOPInstanceUID, and their pixels "
+                             "differ: delete the wrong one")
+
+def _ranks(slices:list, headers:dict[Path, Dataset]) -> list[int]: # [] where they do not tell the order
+    "The numbers of images, or those of frames within their stack."
+    for keyword in ('InStackPositionNumber', 'InstanceNumber'):
+        said = [_told(_Image(headers[s.file], s), keyword) for s in slices]
+        if all(n.isdecimal() for n in said) and len({*said}) == len(said): return [int(n) for n in said]
+    return []
+
+def _contradicted(slices:list, headers:dict[Path, Dataset], gaps:Iterable[int]) -> list[str]: # in words
+    "Gaps by SliceLocation that the positions do not show."
+    try: at = np.array([float(_told(_Image(headers[s.file], s), 'SliceLocation')) for s in slices])
+    except ValueError: return [] # it need not be there
+    steps = np.abs(np.diff(at))
+    where = {i for i, _ in _gaps(steps)} - {*gaps} if steps.all() else set()
+    but = 'which their positions do not show: slices may be missing there'
+    return [f'by the SliceLocation of the slices there is a gap of {steps[i]:.1f} mm, {but}' for i in where]
+
 def read_series(
-    series:Series,    # from find_series
-    path:Path|str='', # named in messages
+    series:Series,         # from find_series
+    path:Path|str='',      # named in messages
+    allow_gaps:bool=False, # read a series of which slices are missing?
 ) -> Scan:
     "Volume of a DICOM series; raises `ValueError` naming what is damaged, missing, or of two patients."
+    if series.broken: raise ValueError(series.broken)
     _check_series(series, path)
-    stack = _stack(series.slices, path)
-    volume, ct = _pixels(stack.slices), series.modality == 'CT'
+    stack, by_file = _stack(series.slices, path), {Path(h.filename): h for h in series.headers}
+    gaps = _gaps(np.diff(stack.depth), _ranks(stack.slices, by_file))
+    if not allow_gaps: _check_gaps(stack, gaps, series.notes)
+    _check_copies(series)
+    longer:list[str] = []
+    volume, ct = _pixels(stack.slices, longer), series.modality == 'CT'
     if ct: volume = _clean_hu(volume, series.headers[0])
-    volume, origin, step, notes = _regrid(volume, stack, _AIR if ct else 0.)
+    over = [i for i, _ in gaps]
+    volume, origin, step, notes = _regrid(volume, stack, _AIR if ct else 0., over)
+    depth = stack.depth - stack.depth[0]
+    empty = [(depth[i] + usual/2, depth[i+1] - usual/2) for i, usual in gaps] # mm from the first slice
+    alone = 'mm after the first: the other scan is shown alone there'
+    notes += [f'slices are missing from {a:.1f} to {b:.1f} {alone}' for a, b in empty]
     sy, sx = stack.slices[0].spacing
-    headers = series.headers
-    if stack.slices[0].frame is None:
-        by_file = {h.filename: h for h in headers}
-        headers = [by_file[str(s.file)] for s in stack.slices]
+    headers = [by_file[p] for p in dict.fromkeys(s.file for s in stack.slices)]
     image = _image(volume, (sx, sy, step), origin, stack.axes)
-    return Scan(image, series.modality, notes, headers, series.patients, Path(path).name)
+    where = tuple((float(a/step), float(b/step)) for a, b in empty)
+    notes = [*longer, *notes, *_contradicted(stack.slices, by_file, over), *series.notes]
+    return Scan(image, series.modality, notes, headers, series.patients, Path(path).name, where)
 
 # %% ../nbs/00b_volume.ipynb #cell-045
 _CLASSES = {'CT': '1.2.840.10008.5.1.4.1.1.2', 'MR': '1.2.840.10008.5.1.4.1.1.4'} # Image Storage
@@ -703,9 +1311,10 @@ def is_volume(
 ) -> bool:
     "Is this a volume file, a DICOM file, or a folder or an archive that may hold some?"
     path = Path(path)
-    if path.is_dir(): return any(_is_dicom(p) for p in _files(path))
+    def dicom(p): return p.suffix.lower() in _ENDINGS or _is_dicom(p)
+    if path.is_dir(): return any(dicom(p) for p in _files(path))
     if path.name.lower().endswith(VOLUMES): return True
-    return path.is_file() and (zipfile.is_zipfile(path) or _is_dicom(path))
+    return path.is_file() and (zipfile.is_zipfile(path) or dicom(path))
 
 # %% ../nbs/00b_volume.ipynb #4454200c
 def _finite(
@@ -721,25 +1330,31 @@ def _finite(
 
 # %% ../nbs/00b_volume.ipynb #1b8d867f
 def _siblings(path:Path) -> list[Series]:
-    "The series of a folder; of a file that is one slice, the series it belongs to."
+    "The series of a folder; of a file, the series it belongs to."
     found = find_series(path)
-    if path.is_dir() or len(found[0].slices) > 1: return found
-    def holds(series): return any(s.file == path for s in series.slices)
-    return [s for s in find_series(path.parent) if holds(s)]
+    if path.is_dir(): return found
+    one = len(found[0].slices) == 1 # a volume in a file has its other files, if any, beside it
+    files = _files(path.parent) if one else (p for p in path.parent.iterdir() if p.is_file())
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # of what lies beside the file
+        beside = _find(sorted(files), path)
+    def holds(s): return path in [x.file for x in s.slices] + [copy for copy, _ in s.copies]
+    return [s for s in beside if holds(s)] or found
 
 # %% ../nbs/00b_volume.ipynb #22694d7f
 def _taken(modality:str, why:str) -> str:
     "The note on a modality that the file does not say."
     return f"taken for {'an' if modality == 'MR' else 'a'} {modality_name(modality)} {why}"
 
-def _from_dicom(path:Path, modality:str|None, pick:str|None, prefer:str|None) -> Scan:
+def _from_dicom(path:Path, modality:str|None, pick:str|None, prefer:str|None, gaps:bool) -> Scan:
     "The chosen series; one that does not say what it is, is what it was chosen for."
     series, asked = choose_series(_siblings(path), modality, pick, path, prefer), modality or prefer
-    if series.modality not in _UNSAID or not asked: return read_series(series, path)
-    scan, why, said = read_series(replace(series, modality=asked), path), 'as it was chosen', series.modality
+    if series.modality in ('CT', 'MR') or not asked: return read_series(series, path, gaps)
+    said, why = series.modality, 'as it was chosen'
+    scan = read_series(replace(series, modality=asked), path, gaps)
     if modality is None and asked == 'MR' and has_air(scan.image):
         asked, why = 'CT', 'by its values'
-        scan = read_series(replace(series, modality=asked), path)
+        scan = read_series(replace(series, modality=asked), path, gaps)
     return scan._replace(notes=[*scan.notes, _taken(asked, f"{why}: its header says {said or 'nothing'}")])
 
 def _from_file(path:Path, modality:str|None, index:int|None, prefer:str|None) -> Scan:
@@ -762,13 +1377,14 @@ def read_volume(
     index:int|None=None,    # which volume of a 4-D file, from 0; None: the file has one
     hu:bool=True,           # must a CT be in Hounsfield units?
     prefer:str|None=None,   # CT or MR: without a modality, see choose_series; of a file where nothing tells
+    allow_gaps:bool=False,  # read a DICOM series of which slices are missing? See the gaps of a scan
 ) -> Scan:
     "Read a volume; raises `FileNotFoundError`, `PermissionError` or `ValueError` naming what is wrong."
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f"{path}: no such file or folder")
     if path.is_file() and zipfile.is_zipfile(path):
         raise ValueError(f"{path} is a zip archive: unpack it and name the folder")
-    if path.is_dir() or _is_dicom(path): scan = _from_dicom(path, modality, series, prefer)
+    if path.is_dir() or path.suffix.lower() in _ENDINGS or _is_dicom(path): scan = _from_dicom(path, modality, series, prefer, allow_gaps)
     else: scan = _from_file(path, modality, index, prefer)
     if scan.modality == 'CT' and hu: check_hu(scan.image, path)
     return scan
@@ -891,9 +1507,11 @@ def cover(
     image:sitk.Image,                   # volume
     grid:sitk.Image,                    # whose voxels are asked for
     transform:sitk.Transform|None=None, # physical point of the grid -> point of the image
-    seam:float=8.,                      # mm over which it rises
-) -> np.ndarray:                        # (z,y,x) float32: 0 outside the image, 1 well inside
+    seam:float=8.,                      # mm over which it rises; less in a volume smaller than 10 cm
+    gaps:Sequence[tuple[float, float]]=(), # see Scan
+) -> np.ndarray:                        # (z,y,x) float32: 0 outside the image and in a gap, 1 well inside
     "How far inside the field of view of a volume the voxels of a grid lie."
+    seam = min(seam, np.multiply(image.GetSize(), image.GetSpacing()).max()/12) # of a mouse
     first, steps = _index_map(image, grid, transform or sitk.Transform())
     nx, ny, nz = grid.GetSize()
     x, y, z = np.arange(nx), np.arange(ny)[:, None], np.arange(nz)[:, None, None]
@@ -902,6 +1520,8 @@ def cover(
         at = (first[i] + steps[0, i]*x + steps[1, i]*y + steps[2, i]*z).astype(np.float32)
         for inside in (at + .5, size - .5 - at): # voxels from one face, from the other
             if inside.min() < -1e-3: np.minimum(out, inside*np.float32(spacing/seam), out=out)
+        for a, b in gaps if i == 2 else (): # across the slices
+            np.minimum(out, np.maximum(a - at, at - b)*np.float32(spacing/seam), out=out)
     out = np.clip(out, 0, 1, out=out)
     return out*out*(3 - 2*out)
 
@@ -965,17 +1585,48 @@ def write_nifti(
 _PATIENT = ('PatientName', 'PatientID', 'PatientBirthDate', 'PatientSex')
 _STUDY = ('StudyInstanceUID', 'StudyDate', 'StudyTime', 'AccessionNumber', 'ReferringPhysicianName',
           'StudyID', 'StudyDescription')
-_KEPT = ('FrameOfReferenceUID', 'PositionReferenceIndicator', 'PatientPosition', 'LossyImageCompression',
-         'LossyImageCompressionRatio', 'LossyImageCompressionMethod')
+_TERMS = {k: set(terms.split()) for k, terms in dict( # of the standard
+    PatientPosition='HFP HFS HFDR HFDL FFP FFS FFDR FFDL LFP LFS RFP RFS AFDR AFDL PFDR PFDL',
+    Laterality='R L', ScanningSequence='SE IR GR EP RM', SequenceVariant='SK MTC SS TRSS SP MP OSP NONE',
+    ScanOptions='PER RG CG PPG FC PFF PFP SP FS CT', MRAcquisitionType='2D 3D',
+    LossyImageCompressionMethod='ISO_10918_1 ISO_14495_1 ISO_15444_1 ISO_15444_15 ISO_18181_1').items()}
 
-def _kept(old:Dataset, owner:Dataset, deidentify:bool) -> Iterator[Any]: # DICOM elements
-    "What a derived series copies: the space of its reference, patient and study of their owner."
-    space = [k for k in _KEPT if not (deidentify and k.endswith('UID'))]
-    patient = [e.keyword for e in owner if e.tag.group == 0x10 and e.keyword]
-    whose = [] if deidentify else [*patient, *_STUDY, 'SpecificCharacterSet']
-    for header, keywords in ((old, space), (owner, whose)):
-        yield from (header[k] for k in keywords if k in header and not header[k].is_empty)
+def _said(header:Dataset, keyword:str) -> list[str]: # in capitals
+    "Terms of a header element."
+    return [text.upper() for text in _texts(getattr(header, 'filename', ''), header, keyword)]
 
+def _is_known(header:Dataset, keyword:str) -> bool:
+    "Does an element hold only numbers, or terms of the standard?"
+    return header[keyword].VR in ('DS', 'IS') or {*_said(header, keyword)} <= _TERMS.get(keyword, set())
+
+def _check_written(e:DataElement, header:Dataset) -> None:
+    "Raises all kinds of errors for an element that is not of its type, or cannot be written."
+    if e.VR != dictionary_VR(e.tag): raise ValueError('wrong type')
+    if e.VR in ('DS', 'IS') and not np.isfinite(np.array(e.value, float)).all(): raise ValueError('no number')
+    for item in e.value if e.VR == 'SQ' else (): deque(item.iterall(), 0) # reads all of it
+    to = DicomBytesIO()
+    to.is_little_endian, to.is_implicit_VR = True, False
+    write_data_element(to, e, header.get('SpecificCharacterSet'))
+
+def _copy(
+    ds:Dataset,            # changed
+    header:Dataset,        # of a source
+    keywords:Iterable[str],
+    deidentify:bool=False, # only numbers, and terms of the standard?
+) -> None:
+    "Copy the elements of a header that hold something; warns of those that cannot be written."
+    for k in keywords:
+        if k not in header: continue
+        try:
+            if header[k].is_empty: continue
+            _check_written(header[k], header)
+        except Exception: # pydicom raises anything
+            file = getattr(header, 'filename', 'a header')
+            warnings.warn(f"{file}: its {k} cannot be and is not copied", stacklevel=2)
+        else:
+            if not deidentify or _is_known(header, k): ds[k] = header[k]
+
+# %% ../nbs/00b_volume.ipynb #55cdb3ce
 def _owner(*scans:Scan|None) -> Dataset: # empty where no scan has headers
     "The header that gives patient and study: the first that names a patient, with a study where it can be."
     headers = [s.headers[0] for s in scans if s is not None and s.headers]
@@ -983,21 +1634,51 @@ def _owner(*scans:Scan|None) -> Dataset: # empty where no scan has headers
     same = [h for h in named if _patient(h) == _patient(named[0])]
     return next((h for h in same if h.get('StudyInstanceUID')), named[0])
 
+# %% ../nbs/00b_volume.ipynb #42b32439
+_LOSSY = JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
+def _agreed(keyword:str, yes:str, no:str, scans:Iterable[Scan|None]) -> str|None: # None: not known
+    "What the sources say of their pixels: yes where one does, no where all do."
+    headers = [h for s in scans if s is not None for h in s.headers or [Dataset()]]
+    said = {' '.join(_said(h, keyword)) for h in headers}
+    return yes if yes in said else no if said == {no} else None
+
+def _pixel_history(ds:Dataset, scans:Sequence[Scan|None], deidentify:bool) -> None:
+    "Say of the pixels of a derived series what their sources say."
+    headers = [h for s in scans if s is not None for h in s.headers]
+    lossy = [h for h in headers if '01' in _said(h, 'LossyImageCompression') or _syntax(h) in _LOSSY]
+    found = dict(BurnedInAnnotation=_agreed('BurnedInAnnotation', 'YES', 'NO', scans),
+                 RecognizableVisualFeatures=_agreed('RecognizableVisualFeatures', 'YES', 'NO', scans),
+                 LossyImageCompression='01' if lossy else _agreed('LossyImageCompression', '01', '00', scans))
+    _put(ds, **{k: v for k, v in found.items() if v})
+    how = 'LossyImageCompressionRatio', 'LossyImageCompressionMethod'
+    for h in lossy[:1]: _copy(ds, h, how, deidentify)
+    if deidentify:
+        ds.PatientIdentityRemoved = 'NO' if 'YES' in found.values() else 'YES'
+        ds.DeidentificationMethod = ['medfusion_nb: no tag of the patient or the study was copied',
+                                     'pixels not cleaned: burned-in text and faces stay']
+
 # %% ../nbs/00b_volume.ipynb #0cdaec8d
-def body_part(
-    *scans:Scan|None, # the first that says it counts
-) -> str:             # in capitals, such as HEAD; '' where no header says it
-    "The part of the body that was examined."
+# how the words begin that name the head, also in German, French and Spanish
+_HEAD = 'HEAD', 'BRAIN', 'SKULL', 'CRAN', 'CEREBR', 'KOPF', 'SCHAD', 'SCHAED', 'TETE', 'CABEZA'
+_PARTS = set( # terms of the standard, and what one meets
+    'ABDOMEN ABDOMENPELVIS ADRENAL ANKLE AORTA ARM AXILLA BACK BLADDER BREAST BRONCHUS CALF CAROTID CHEST '
+    'CHESTABDOMEN CHESTABDPELVIS CLAVICLE COLON CORONARYARTERY CSPINE CTSPINE EAR ELBOW ESOPHAGUS '
+    'EXTREMITY EYE FACE FEMUR FINGER FOOT FOREARM HAND HEART HIP HUMERUS IAC JAW KIDNEY KNEE LARYNX LEG '
+    'LIVER LOWER LSPINE LSSPINE LUNG MANDIBLE MAXILLA MEDIASTINUM MOUTH NECK NECKCHEST NECKCHESTABDOMEN '
+    'NECKCHESTABDPELV NOSE ORBIT PANCREAS PAROTID PELVIS PHARYNX PROSTATE RIB SACRUM SCAPULA SELLA '
+    'SHOULDER SINUS SPINE SPLEEN SSPINE STERNUM STOMACH THIGH THORAX THUMB THYMUS THYROID TIBIA TLSPINE '
+    'TMJ TOE TRACHEA TRUNK TSPINE ULNA UPPER UTERUS WHOLEBODY WRIST BODY WHOLE'.split())
+
+def _examined(*scans:Scan|None) -> str: # in capitals and plain letters; '' where no header says it
+    "The part of the body that was examined, in the words of the first header that says it."
     for s in scans:
-        said = str(s.headers[0].get('BodyPartExamined') or '') if s and s.headers else ''
-        plain = unicodedata.normalize('NFKD', said.upper()).encode('ascii', 'ignore').decode()
+        said = ' '.join(_said(s.headers[0], 'BodyPartExamined')) if s and s.headers else ''
+        plain = unicodedata.normalize('NFKD', said).encode('ascii', 'ignore').decode()
         part = ' '.join(re.findall('[A-Z0-9_]+', plain))
         if len(part) > 16: part = part[:17].rpartition(' ')[0] or part[:16] # DICOM allows no more
         if part: return part
     return ''
-
-# how the words begin that name the head, also in German, French and Spanish
-_HEAD = 'HEAD', 'BRAIN', 'SKULL', 'CRAN', 'CEREBR', 'KOPF', 'SCHAD', 'SCHAED', 'TETE', 'CABEZA'
 
 def is_head(
     part:str, # from body_part
@@ -1005,23 +1686,33 @@ def is_head(
     "Is this part of the body the head?"
     return any(word.startswith(_HEAD) for word in re.split('[ _]', part))
 
+def body_part(
+    *scans:Scan|None, # the first that says it counts
+) -> str:             # such as CHEST ABDOMEN; OTHER: words that are not known; '': no header says it
+    "The part of the body that was examined, without free text, which may be a name."
+    words = re.split('[ _]', _examined(*scans))
+    known = dict.fromkeys('HEAD' if is_head(w) else w for w in words if is_head(w) or w in _PARTS)
+    return ' '.join(known) or ('OTHER' if any(words) else '')
+
 # %% ../nbs/00b_volume.ipynb #4512f100
 def _base_header(reference:Scan, other:Scan|None, deidentify:bool) -> Dataset:
     "What all slices of a derived series share: patient, study and frame of reference."
-    old, ds = (reference.headers or [Dataset()])[0], Dataset()
-    for k in (*_PATIENT, *_STUDY, 'PositionReferenceIndicator'): setattr(ds, k, '')
+    old, owner, ds = (reference.headers or [Dataset()])[0], _owner(reference, other), Dataset()
+    for k in (*_PATIENT, *_STUDY, 'PositionReferenceIndicator', 'PatientPosition'): setattr(ds, k, '')
     ds.StudyInstanceUID, ds.FrameOfReferenceUID = generate_uid(), generate_uid()
-    for element in _kept(old, _owner(reference, other), deidentify): ds[element.tag] = element
-    if 'PatientPosition' not in ds: ds.PatientPosition = ''
-    part = body_part(reference, other)
-    if part: ds.BodyPartExamined = part
-    if 'Laterality' in old or not part: ds.Laterality = old.get('Laterality') or '' # part of a pair, perhaps
-    for k, default in _ASKED[reference.modality].items():
-        setattr(ds, k, old[k].value if k in old else default)
+    part = body_part(reference, other) if deidentify else _examined(reference, other)
+    if part and not (deidentify and part == 'OTHER'): ds.BodyPartExamined = part
+    else: ds.Laterality = '' # of a pair, perhaps
+    asked = _ASKED[reference.modality]
+    _put(ds, **asked)
+    _copy(ds, old, ('PatientPosition', 'Laterality', *asked), deidentify)
+    if not deidentify:
+        patient = [keyword_for_tag(tag) for tag in owner.keys() if tag.group == 0x10]
+        _copy(ds, old, ('FrameOfReferenceUID', 'PositionReferenceIndicator'))
+        _copy(ds, owner, ('SpecificCharacterSet', *filter(None, patient), *_STUDY))
+    elif 'AcquisitionNumber' in ds: ds.AcquisitionNumber = None # a number that might be the patient's
     ds.Modality, ds.SOPClassUID = reference.modality, _CLASSES[reference.modality]
-    if deidentify:
-        ds.PatientIdentityRemoved = 'YES'
-        ds.DeidentificationMethod = 'medfusion_nb: no tag of the patient or the study was copied'
+    _pixel_history(ds, (reference, other), deidentify)
     return ds
 
 # %% ../nbs/00b_volume.ipynb #cell-091
@@ -1041,7 +1732,6 @@ def _series_header(
     ds.SoftwareVersions = __version__
     ds.ImageType = _image_type('DERIVED', 'SECONDARY', modality)
     ds.DerivationDescription = f'{description}. {RESEARCH}'[:1024]
-    ds.BurnedInAnnotation = 'NO'
     _pixel_header(ds, grid, 12)
     _put(ds, WindowCenter='2048', WindowWidth='4096')
     _put(ds, RescaleSlope='1', RescaleIntercept='0', RescaleType='US')
@@ -1075,8 +1765,9 @@ def _source_items(
         if transform is not None: corners = [transform.TransformPoint(c) for c in corners]
         plane = np.array(corners) @ normal
         near = (depth > plane.min() - step) & (depth < plane.max() + step)
-        uids = dict.fromkeys(h.SOPInstanceUID for (h, _), cut in zip(places, near) if cut) # each once
-        return [_reference(scan.headers[0].SOPClassUID, uid) for uid in uids]
+        cuts = [h for (h, _), cut in zip(places, near) if cut]
+        uids = dict.fromkeys((h.get('SOPClassUID'), h.get('SOPInstanceUID')) for h in cuts) # each once
+        return [_reference(*pair) for pair in uids if all(pair)]
     return [items(k) for k in range(n)]
 
 # %% ../nbs/00b_volume.ipynb #cell-094

@@ -1,0 +1,387 @@
+"DICOM series as they are met: slices missing, turned, twice, without preamble, in frames, among other files."
+import io
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from conftest import one_line
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+
+from medfusion_nb.phantom import like, make_grid
+from medfusion_nb.study import align, fuse_study, record
+from medfusion_nb.volume import (choose_series, find_series, is_volume, list_series, read_series, read_volume,
+                                 write_original)
+
+N = 6 # slices, where nothing else is said
+
+
+def volume(step=2.5, n=N):
+    "A volume whose slices all differ; the value of a voxel tells its slice."
+    grid = make_grid((8, 10, n), (3, 2, step), (0, 0, 0))
+    z, y, x = np.indices((n, 10, 8))
+    return like((100*z + 5*y + x).astype(np.float32), grid)
+
+
+def series(folder, step=2.5, n=N, drop=(), change=None, **tags):
+    "Write it as an MRI without some slices; `change` alters the header of a slice by its number."
+    tags = dict(SeriesInstanceUID=generate_uid()) | tags
+    for k, p in enumerate(write_original(volume(step, n), folder, 'MR', **tags)):
+        if k in drop: p.unlink()
+        elif change: edit(p, change, k)
+    return folder
+
+
+def edit(path, change, *args):
+    ds = pydicom.dcmread(path)
+    change(ds, *args)
+    ds.save_as(path)
+
+
+def read(path, **kwargs):
+    "The values and the scan, without a warning."
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        scan = read_volume(path, **kwargs)
+    return sitk.GetArrayFromImage(scan.image), scan
+
+
+def whole(path, **kwargs):
+    "Asserts that the volume is read whole; gives its notes."
+    values, scan = read(path, **kwargs)
+    np.testing.assert_array_equal(values, sitk.GetArrayFromImage(volume()))
+    np.testing.assert_allclose(scan.image.GetOrigin(), volume().GetOrigin(), atol=1e-4)
+    return scan.notes
+
+
+# slices that are missing
+
+@pytest.mark.parametrize('step, drop', [(.2, [5]), (1, [3, 4, 5]), (6, [4, 6]), (2.5, [8])])
+def test_missing_slices_are_refused_whatever_the_step(tmp_path, step, drop):
+    series(tmp_path/'s', step, n := 10, drop=drop)
+    with pytest.raises(ValueError, match=r'slices are missing: .*MR00\d\d.dcm.*--allow-gaps'):
+        read_volume(tmp_path/'s')
+    values, scan = read(tmp_path/'s', allow_gaps=True)
+    assert values.shape[0] == n and len(scan.gaps) == 1 + (drop == [4, 6]) == len(scan.notes)
+    kept = [k for k in range(n) if k not in drop]
+    np.testing.assert_allclose(values[kept], sitk.GetArrayFromImage(volume(step, n))[kept], atol=.1)
+    for k in drop: assert any(a < k < b for a, b in scan.gaps)
+    for k in kept: assert not any(a < k < b for a, b in scan.gaps)
+
+
+@pytest.mark.parametrize('steps', [[2.5]*4 + [5]*4, [5]*3 + [2.5]*3 + [5]*3, [4]*3 + [1.08] + [7]*4,
+                                   [3, 3.2, 2.9, 3, 3.1]])
+def test_uneven_series_are_read_with_a_note(tmp_path, steps):
+    depth = np.cumsum([0, *steps])
+    def place(ds, k): ds.ImagePositionPatient = [0, 0, depth[k]]
+    _, scan = read(series(tmp_path/'s', n=len(depth), change=place))
+    assert 'uneven steps' in str(scan.notes) and scan.gaps == ()
+
+
+def test_numbers_tell_of_every_second_slice_that_is_missing(tmp_path):
+    series(tmp_path/'s', 1, 15, drop=[4, 6, 8, 10])
+    with pytest.raises(ValueError, match='at 3 other places'): read_volume(tmp_path/'s')
+    for k, p in enumerate(sorted((tmp_path/'s').iterdir())): # numbered anew: a stretch of thick slices
+        edit(p, lambda ds, k: setattr(ds, 'InstanceNumber', k + 1), k)
+    assert 'uneven steps' in str(read(tmp_path/'s')[1].notes)
+
+
+@pytest.mark.parametrize('drop, tags, note', [
+    ([0, 1], {}, 'first image has number 3'), ([5], dict(ImagesInAcquisition=6), '6 images, 5 are there'),
+    ([0], dict(NumberOfSeriesRelatedInstances=6), 'tell of 6 images, 5'), ([5], {}, None)])
+def test_a_slice_missing_at_an_end_is_said_where_the_headers_tell(tmp_path, drop, tags, note):
+    notes = read(series(tmp_path/'s', drop=drop, **tags))[1].notes
+    assert note in str(notes) if note else not notes
+
+
+def test_slice_locations_that_contradict_are_said(tmp_path):
+    def place(ds, k): ds.SliceLocation = str(5.*k + 5*(k > 4))
+    notes = read(series(tmp_path/'s', n=9, change=place))[1].notes
+    assert 'SliceLocation of the slices there is a gap of 10.0 mm' in str(notes)
+
+
+class Mean:
+    window, batch_size = (40., 80.), 16
+    def __call__(self, ct, mri): return (np.asarray(ct) + np.asarray(mri))/2
+    def attention(self, ct, mri): return {}
+
+
+def test_in_a_gap_the_other_scan_stands_alone(tmp_path):
+    whole = volume(5, 10)
+    series(tmp_path/'a', 5, 10, drop=[4, 5, 6])
+    upside_down = like(sitk.GetArrayFromImage(whole)[::-1], whole)
+    write_original(upside_down, tmp_path/'b', 'MR')
+    scans = [read(tmp_path/k, allow_gaps=True)[1] for k in 'ab']
+    study = fuse_study(align(*scans, register='never'), Mean())
+    fused, a, b = (sitk.GetArrayFromImage(v) for v in (study.fused, study.ct, study.mri))
+    assert np.abs(a - b)[4:7].max() > .05
+    np.testing.assert_array_equal(fused[4:7], b[4:7])
+    np.testing.assert_allclose(fused[[1, 9]], (a + b)[[1, 9]]/2, atol=1e-6)
+    said = json.loads(json.dumps(record(study, False)))
+    assert said['gaps_mm'] == {'MRI 1': [[17.5, 32.5]]}
+    assert 'slices are missing from 17.5 to 32.5 mm' in str(said['notes'])
+
+
+def test_the_command_names_the_gap_and_the_way_on(tmp_path, here):
+    series(tmp_path/'s', n=9, drop=[5])
+    code, out, err = here('medfusion_fuse', 's', 's')
+    assert (code, out) == (2, '') and 'MR0004.dcm and MR0006.dcm' in one_line(err) and '--allow-gaps' in err
+
+
+# one series
+
+def test_directions_that_round_differently_are_one_series(tmp_path):
+    def turn(ds, k):
+        if not k % 3: ds.ImageOrientationPatient = [1, .0050004, 0, -.0050004, 1, 0]
+    _, scan = read(series(tmp_path/'s', change=turn))
+    assert scan.image.GetSize()[2] == N and not scan.gaps
+    for other in (.0049996, .0050004): # both sides of where rounding to two digits turns over
+        def one(ds, k): ds.ImageOrientationPatient = [1, other if k == N - 1 else .0049996, 0, -.005, 1, 0]
+        assert read(series(tmp_path/str(other), change=one))[1].image.GetSize()[2] == N
+
+
+def test_what_differs_in_a_series_is_apart_and_said(tmp_path):
+    def turn(ds, k):
+        if k == N - 1: ds.ImageOrientationPatient = [0, 1, 0, 0, 0, 1]
+    found = find_series(series(tmp_path/'turned', change=turn))
+    assert [len(s.slices) for s in found] == [N - 1, 1]
+    rest = 'not in this volume, though of the same series: MR Phantom MR: 8 x 10, 1 slice'
+    assert rest in str(read(tmp_path/'turned')[1].notes)
+    def planes(ds, k):
+        ds.ImageOrientationPatient = [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1], [1, 0, 0, 0, 0, 1]][k % 3]
+    assert [len(s.slices) for s in find_series(series(tmp_path/'three', change=planes))] == [2, 2, 2]
+    def shape(ds, k):
+        if k > 3: ds.PixelSpacing = [4, 4]
+    assert [len(s.slices) for s in find_series(series(tmp_path/'shape', change=shape))] == [4, 2]
+
+
+# echoes, phases, copies
+
+def doubled(folder, first=(), second=(), n=2):
+    "Two sets of images in one series, the second brighter; their headers differ in some elements."
+    uid = generate_uid()
+    for j, tags in enumerate((dict(first), dict(second))[:n]):
+        image = like(sitk.GetArrayFromImage(volume()) + 20*j, volume())
+        write_original(image, folder/str(j), 'MR', SeriesInstanceUID=uid, SeriesDescription='T2', **tags)
+    return folder
+
+
+SETS = [('EchoTime', '9', '80', 'T2 echo 2'), ('EchoNumbers', 1, 2, 'T2 echo 2'),
+        ('TemporalPositionIdentifier', 1, 2, 'T2 phase 2'), ('AcquisitionNumber', 4, 5, 'T2 acquisition 5'),
+        ('ImageType', ['ORIGINAL', 'PRIMARY', 'M'], ['ORIGINAL', 'PRIMARY', 'P'], 'T2 P'),
+        ('DiffusionBValue', 0., 1000., 'T2 b 1000'), ('TriggerTime', '95.5', '120', 'T2 phase 2')]
+
+
+@pytest.mark.parametrize('keyword, a, b, name', SETS, ids=[s[0] for s in SETS])
+def test_sets_of_one_series_are_apart(tmp_path, keyword, a, b, name):
+    doubled(tmp_path/'s', {keyword: a}, {keyword: b})
+    with pytest.raises(ValueError, match='2 MR series fit'): read_volume(tmp_path/'s', 'MR')
+    for pick in (name, '2'):
+        values, scan = read(tmp_path/'s', modality='MR', series=pick)
+        np.testing.assert_array_equal(values, sitk.GetArrayFromImage(volume()) + 20)
+    assert 'not in this volume, though of the same series' in str(scan.notes)
+    np.testing.assert_array_equal(read(tmp_path/'s', series='1')[0], sitk.GetArrayFromImage(volume()))
+
+
+def test_echoes_in_phases_and_times_that_differ_from_slice_to_slice(tmp_path):
+    uid = generate_uid()
+    for e in (1, 2):
+        for t in (1, 2, 3):
+            def own(ds, k): ds.AcquisitionTime, ds.ContentTime = f'1200{k:02}', f'12{e}{t}{k:02}'
+            series(tmp_path/f's/{e}{t}', change=own, SeriesInstanceUID=uid, EchoTime=str(9*e),
+                   TemporalPositionIdentifier=t, SeriesDescription='x')
+    names = [f'x echo {e} phase {t}' for e in (1, 2) for t in (1, 2, 3)]
+    assert [s.description for s in find_series(tmp_path/'s')] == names
+
+
+def test_what_nothing_tells_apart_is_refused_with_a_way_that_works(tmp_path):
+    doubled(tmp_path/'s')
+    with pytest.raises(ValueError, match='copy one of each into a folder of their own'): read_volume(tmp_path/'s')
+    shutil.copytree(tmp_path/'s/0', tmp_path/'own')
+    assert whole(tmp_path/'own') == []
+
+
+def test_copies_are_used_once(tmp_path):
+    series(tmp_path/'s')
+    shutil.copytree(tmp_path/'s', tmp_path/'s'/'again')
+    assert whole(tmp_path/'s') == ['copies of other files were not used: 6']
+    copy = tmp_path/'s/again/MR0003.dcm'
+    edit(copy, lambda ds: ds.add_new('InstanceCreationTime', 'TM', '101010')) # other bytes, the same image
+    assert whole(copy.parent) == [] and whole(tmp_path/'s') == ['copies of other files were not used: 6']
+    def brighter(ds): ds.PixelData = (ds.pixel_array + 1).astype(np.uint16).tobytes()
+    edit(copy, brighter)
+    with pytest.raises(ValueError, match='MR0003.dcm are one image by .*, and their pixels differ'):
+        read_volume(tmp_path/'s')
+
+
+# frames
+
+def frames(files, to, frame_tags=None, **tags):
+    "Some single-frame files as one enhanced file."
+    parts = [pydicom.dcmread(f) for f in files]
+    ds, more = pydicom.dcmread(files[0]), frame_tags or {}
+    def item(**tags):
+        out = Dataset()
+        for k, v in tags.items(): setattr(out, k, v)
+        return out
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = '1.2.840.10008.5.1.4.1.1.4.1'
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    ds.NumberOfFrames = len(files)
+    ds.SharedFunctionalGroupsSequence = [item(
+        PlaneOrientationSequence=[item(ImageOrientationPatient=ds.ImageOrientationPatient)],
+        PixelMeasuresSequence=[item(PixelSpacing=ds.PixelSpacing)])]
+    ds.PerFrameFunctionalGroupsSequence = [
+        item(PlanePositionSequence=[item(ImagePositionPatient=p.ImagePositionPatient)], **more.get(k, {}))
+        for k, p in enumerate(parts)]
+    for k in ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing'): del ds[k]
+    for k, v in tags.items(): setattr(ds, k, v)
+    ds.PixelData = b''.join(p.PixelData for p in parts)
+    to.parent.mkdir(exist_ok=True)
+    ds.save_as(to)
+    return item
+
+
+@pytest.mark.parametrize('size', [1, 2, 6])
+def test_an_enhanced_series_over_several_files_is_one_volume(tmp_path, size):
+    files = sorted(series(tmp_path/'s').iterdir())[::-1]
+    mixed = files[::2] + files[1::2] # neighbours lie in different files
+    for i in range(0, N, size): frames(mixed[i:i + size], tmp_path/'e'/f'{i}', InstanceNumber=i + 1)
+    assert len(find_series(tmp_path/'e')) == 1
+    assert whole(tmp_path/'e') == whole(tmp_path/'e'/'0') == []
+
+
+def test_echoes_of_an_enhanced_file_are_apart(tmp_path):
+    files = sorted(doubled(tmp_path/'s').glob('*/*'))
+    item = frames(files[:1], tmp_path/'x'/'x')
+    echo = {k: dict(MREchoSequence=[item(EffectiveEchoTime=[20., 9.][k < N])]) for k in range(2*N)}
+    frames(files, tmp_path/'e'/'e.dcm', echo, SeriesDescription='T2')
+    found = find_series(tmp_path/'e')
+    assert [(s.description, len(s.slices)) for s in found] == [('T2 echo 1', N), ('T2 echo 2', N)]
+    values, _ = read(tmp_path/'e'/'e.dcm', series='echo 2')
+    np.testing.assert_array_equal(values, sitk.GetArrayFromImage(volume()) + 20)
+    for j in (0, 1): frames(files[j*N:][:N], tmp_path/'two'/f'{j}.dcm', SeriesDescription='T2')
+    assert [s.description for s in find_series(tmp_path/'two')] == ['T2 file 1', 'T2 file 2']
+
+
+# files
+
+def bare(path, syntax=None):
+    "Write a file without its preamble, or with nothing but the data set."
+    ds, to = pydicom.dcmread(path), io.BytesIO()
+    if syntax is None: path.write_bytes(path.read_bytes()[132:])
+    else:
+        if syntax == ExplicitVRBigEndian: ds.PixelData = ds.pixel_array.astype('>u2').tobytes()
+        del ds.file_meta
+        pydicom.dcmwrite(to, ds, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+        path.write_bytes(to.getvalue().removeprefix(bytes(128) + b'DICM'))
+
+
+@pytest.mark.parametrize('syntax', [None, ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize('every', [1, 3])
+def test_files_without_a_preamble(tmp_path, syntax, every):
+    for p in sorted(series(tmp_path/'s').iterdir())[::every]: bare(p, syntax)
+    first = tmp_path/'s'/'MR0000.dcm'
+    assert not first.read_bytes().startswith(bytes(128))
+    first = first.rename(tmp_path/'s'/'first') # known by its content
+    assert is_volume(tmp_path/'s') and is_volume(first)
+    assert whole(tmp_path/'s') == whole(first) == []
+
+
+def test_a_stub_is_damaged_not_a_report(tmp_path):
+    for p in series(tmp_path/'s').glob('*3.dcm'): cut(p, 132)
+    with pytest.raises(ValueError, match='MR0003.dcm.*damaged'): read_volume(tmp_path/'s')
+
+
+@pytest.mark.parametrize('content', [b'', b'a text\n'*50, b'\x89PNG\r\n\x1a\n' + bytes(300), bytes(500),
+                                     b'\b\0'*200, b'\2\0\0\0UL\4\0' + b'\xff'*300, 'Ȁ\0 text'.encode('utf-16-le')*40])
+def test_other_files_are_not_taken_for_dicom(tmp_path, content):
+    (tmp_path/'other').write_bytes(content)
+    assert not is_volume(tmp_path) and not is_volume(tmp_path/'other')
+
+
+def test_strays_are_passed_over_and_said(tmp_path):
+    series(tmp_path/'s')
+    for name in ('README', 'notes.txt', '.hidden.dcm'): (tmp_path/'s'/name).write_text('a text')
+    assert whole(tmp_path/'s') == [] # nobody meant these
+    (tmp_path/'s'/'x.dcm').write_text('a text')
+    (tmp_path/'s'/'y.IMA').touch()
+    with pytest.warns(UserWarning, match='2 files are empty or not DICOM and were passed over, such as .*x.dcm'):
+        scan = read_volume(tmp_path/'s')
+    assert scan.notes == ['2 files are empty or not DICOM and were passed over']
+    assert scan.image.GetSize()[2] == N
+    (tmp_path/'e').mkdir()
+    shutil.copy(tmp_path/'s'/'y.IMA', tmp_path/'e')
+    assert is_volume(tmp_path/'e')
+    with pytest.raises(FileNotFoundError, match='no DICOM images in .*1 file is empty'): read_volume(tmp_path/'e')
+
+
+def cut(path, n): path.write_bytes(path.read_bytes()[:n])
+
+
+def test_damage_counts_where_it_belongs(tmp_path):
+    series(tmp_path/'s'/'a', SeriesDescription='a')
+    series(tmp_path/'s'/'b', SeriesDescription='b')
+    header = (tmp_path/'s'/'b'/'MR0005.dcm').read_bytes()
+    before, after = header.find(b'HFS'), header.find(b'\x20\0\x13\0') + 3 # the identifier of its series
+    for n in (before, after):
+        cut(tmp_path/'s'/'b'/'MR0005.dcm', n)
+        assert list_series(find_series(tmp_path/'s')).count('damaged') == 1
+        with pytest.raises(ValueError, match='b/MR0005.dcm'): read_volume(tmp_path/'s', series='b')
+        assert whole(tmp_path/'s', series='a') == ['a damaged file that is not of this series was passed over']
+    shutil.move(tmp_path/'s'/'b'/'MR0005.dcm', tmp_path/'s')
+    shutil.rmtree(tmp_path/'s'/'b')
+    with pytest.warns(UserWarning, match='passed over: .*MR0005.dcm'):
+        assert read_volume(tmp_path/'s').notes == ['a damaged file that is not of this series was passed over']
+
+
+def test_a_series_whose_every_header_is_damaged_is_no_traceback(tmp_path):
+    series(tmp_path/'s'/'bad', change=lambda ds, k: setattr(ds, 'ImagePositionPatient', [0, 0]))
+    with pytest.raises(ValueError, match='MR0000.dcm: ImagePositionPatient'): read_volume(tmp_path/'s')
+    series(tmp_path/'s'/'good')
+    with pytest.warns(UserWarning, match='passed over: .*ImagePositionPatient'):
+        assert read_volume(tmp_path/'s').image.GetSize()[2] == N
+
+
+def test_the_picture_among_slices_is_named(tmp_path):
+    def inverse(ds, k):
+        if k == 5: ds.PhotometricInterpretation = 'MONOCHROME1'
+    series(tmp_path/'s', change=inverse)
+    with pytest.raises(ValueError, match='MR0005.dcm is MONOCHROME1'): read_volume(tmp_path/'s')
+
+
+# which series
+
+@pytest.mark.parametrize('said', ['', 'OT', 'XA'])
+def test_a_series_that_does_not_say_what_it_is_can_be_picked(tmp_path, said):
+    series(tmp_path/'s', Modality=said)
+    found = find_series(tmp_path/'s')
+    ways = ('CT', None, 'ct'), (None, 'CT', 'ct'), ('MR', 'MR', 'mri'), (None, 'MR', 'mri')
+    for modality, prefer, option in ways:
+        with pytest.raises(ValueError, match=rf'choose one .*\(--{option}-series\)'):
+            choose_series(found, modality, prefer=prefer)
+        for pick in ('1', 'phantom', found[0].uid): choose_series(found, modality, pick, prefer=prefer)
+        scan = read_volume(tmp_path/'s', modality, '1', None, False, prefer)
+        assert scan.modality == (modality or prefer) and f"its header says {said or 'nothing'}" in str(scan.notes)
+
+
+def test_no_message_names_a_way_that_does_not_work(tmp_path):
+    series(tmp_path/'s'/'pet', Modality='PT')
+    for pick in (None, '1'):
+        with pytest.raises(ValueError, match='none of these can be a CT:'):
+            read_volume(tmp_path/'s', series=pick, prefer='CT')
+    series(tmp_path/'s'/'mr')
+    series(tmp_path/'s'/'ot', Modality='OT')
+    found = find_series(tmp_path/'s')
+    with pytest.raises(ValueError, match=r'no CT series; choose .*, of 2:') as e: choose_series(found, 'CT')
+    assert read_series(choose_series(found, 'CT', '2')).modality == 'OT', str(e)
+
+
+def test_no_control_characters_reach_the_terminal(tmp_path):
+    series(tmp_path/'s', SeriesDescription='T1 \x1b[31mred\r\n\x07 \u202eback',
+           SpecificCharacterSet='ISO_IR 192')
+    shown = list_series(find_series(tmp_path/'s'))
+    assert shown.isprintable() and 'T1 [31mred back' in shown
