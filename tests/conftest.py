@@ -109,6 +109,7 @@ def here(capfd, monkeypatch, tmp_path):
                 sys.stderr.write(warnings.formatwarning(message, category, file, line))
             warnings.showwarning = show
             for kind in (DeprecationWarning, PendingDeprecationWarning): warnings.simplefilter('ignore', kind)
+            warnings.filterwarnings('ignore', module=r'pydicom\.') # as medfusion_nb.volume does
             try:
                 script.load()()
                 code = 0
