@@ -7,6 +7,7 @@ __all__ = ['PAIRS', 'Loaded', 'which_network', 'load_engine', 'get_pair', 'keep_
            'fuse', 'Job', 'match_inputs', 'plan', 'groups', 'check_jobs', 'run_jobs', 'fuse_files', 'medfusion_fuse']
 
 # %% ../nbs/07_fuse.ipynb #cell-004
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from inspect import signature
@@ -21,7 +22,8 @@ from .core import Option, command, renamed, show_images, staged
 from .data import (EXTENSIONS, WINDOWS, Pair, check_format, find_pairs, luminance,
                                parse_window, read_image, same_size, write_image)
 from .phantom import phantom_pair
-from .volume import VOLUMES, Scan, find_series, is_volume, list_series, read_labels, read_volume
+from .volume import (VOLUMES, Scan, check_folder_of_files, find_series, is_volume, list_series,
+                                 read_labels, read_volume)
 from .study import (Alignment, Engine, Refused, align, candidate, carry_labels, check_pair,
                                 check_patients, check_study_output, common_grid, ct_window, fuse_study,
                                 is_nifti, match_labels, write_refused, write_studies, write_study)
@@ -293,7 +295,8 @@ def _check_distinct(paths:Sequence[str], scans:Sequence[Scan]) -> None:
     "Raises `ValueError` where a scan is named twice."
     seen:dict[Any, str] = {}
     for path, scan in zip(paths, scans):
-        key = str(scan.headers[0].SOPInstanceUID) if scan.headers else Path(path).resolve()
+        file = Path(re.sub(r'\.img(\.gz)?$', r'.hdr\1', str(path), flags=re.I)) # a pair is one scan
+        key = str(scan.headers[0].SOPInstanceUID) if scan.headers else file.resolve()
         if key in seen:
             raise ValueError(f"{seen[key]} and {path} are the same scan: name two different ones; in a "
                              "folder of several series --ct-series and --mri-series choose")
@@ -319,7 +322,8 @@ def _read_scans(given:dict[str, Any], paths:Sequence[str]) -> list[Scan]:
                          f"first, here {n - 1} times, or not at all")
     picks, prefer = [given['ct_series'], *(picks or [None]*(n - 1))], ['CT'] + ['MR']*(n - 1)
     each = zip(paths, _modalities(given, n), picks, prefer)
-    scans = [read_volume(p, modality, pick, given['index'], hu, kind) for p, modality, pick, kind in each]
+    scans = [read_volume(p, modality, pick, given['index'], hu or modality == 'MR', kind)
+             for p, modality, pick, kind in each]
     _check_distinct(paths, scans)
     _check_scans(given, scans)
     return scans
@@ -364,6 +368,8 @@ def _are_volumes(
     paths:Sequence[Path], # CT and MRI, as far as they are given
 ) -> bool:
     "Is a volume among them? Raises `ValueError` when one file is a volume and another an image."
+    for p in paths:
+        if p.is_dir(): check_folder_of_files(p)
     kinds = {is_volume(p): p for p in paths if p.exists()}
     if len(kinds) > 1:
         raise ValueError(f"{kinds[True]} and {kinds[False]}: one is a volume, "
@@ -427,7 +433,7 @@ def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
 @command('medfusion_fuse CT MRI --out fused --figure')
 def medfusion_fuse(
     # CT: image (8- or 16-bit PNG, TIFF, JPEG or BMP, windowed), folder of images, or volume: DICOM folder
-    # or file, .nii, .nii.gz, .nrrd, .mha; or the first of several MRI or CT, to which the others are aligned
+    # or file, .nii.gz, .nrrd, .mha, .mgz; or the first of several MRI or CT, to which the others are aligned
     ct:Annotated[str|None, _Scan]=None,
     mri:Annotated[str|None, _Scan]=None, # MRI: image, folder of the same names, or volume
     # further volumes: each of them is fused with the first, into a folder of its own
@@ -465,7 +471,7 @@ def medfusion_fuse(
     # apply this transform file, do not register: ITK, 3D Slicer (.tfm, .txt, .h5), ANTs (.mat), CT point to
     # MRI point; or a FLIRT matrix of the two NIfTI files (-in MRI -ref CT)
     transform:Annotated[str|None, _Volume]=None,
-    # carry this segmentation along: .nii, .nii.gz, .nrrd or .mha of whole numbers on the voxels of one of
+    # carry this segmentation along: .nii.gz, .nrrd, .mha or .mgz of whole numbers on the voxels of one of
     # the two
     labels:Annotated[str|None, _Volume]=None,
     untrusted:Annotated[bool, _Volume]=False,     # go on with a registration that is refused
@@ -485,6 +491,8 @@ def medfusion_fuse(
         _refuse(given, 'volumes', f'{why}: name a DICOM folder or a .nii.gz file')
         return _fuse_images(given)
     if list:
+        files = [p for p in paths if p.name.lower().endswith(VOLUMES)]
+        if files: raise ValueError(f"{files[0]} is one volume: --list is for DICOM folders, leave it out")
         series = {str(p): list_series(find_series(p)) for p in paths}
         print('\n'.join(f'{p}:\n{s}' for p, s in series.items()))
         return dict(series=series)

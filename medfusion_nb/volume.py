@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['VOLUMES', 'RECORD', 'RESEARCH', 'MAX_STORED', 'Slice', 'Series', 'find_series', 'list_series', 'choose_series',
            'Stack', 'Scan', 'modality_name', 'read_series', 'write_original', 'phantom_study', 'check_hu', 'has_air',
-           'guess_modality', 'is_volume', 'read_volume', 'read_labels', 'orientation', 'canonical', 'slice_axis',
-           'mri_range', 'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder', 'check_levels', 'write_nifti',
-           'body_part', 'is_head', 'write_dicom']
+           'guess_modality', 'is_volume', 'check_folder_of_files', 'read_volume', 'read_labels', 'orientation',
+           'canonical', 'slice_axis', 'mri_range', 'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder',
+           'check_levels', 'write_nifti', 'body_part', 'is_head', 'write_dicom']
 
 # %% ../nbs/00b_volume.ipynb #cell-003
 import gzip
@@ -798,7 +798,7 @@ _NRRD = {'i1': 'signed char, int8, int8_t', 'u1': 'uchar, unsigned char, uint8, 
 _NRRD_TYPES = {name: kind for kind, names in _NRRD.items() for name in names.split(', ')}
 _TO_LEFT_BACK = {'right-anterior-superior': (-1, -1, 1), 'left-anterior-superior': (1, -1, 1),
                  'left-posterior-superior': (1, 1, 1)} # signs from a space of NRRD to LPS
-_TO_LEFT_BACK |= {re.sub('([a-z])[a-z]*-?', r'\1', name): signs for name, signs in _TO_LEFT_BACK.items()} # lps
+_TO_LEFT_BACK |= {re.sub('([a-z])[a-z]*-?', r'\1', name): s for name, s in _TO_LEFT_BACK.items()} # lps
 _IN_SPACE = {'domain', 'space', 'none', '???'} # kinds of axes along which the patient extends
 
 def _nrrd_affine(fields:dict[str, str], n:int) -> tuple[np.ndarray, tuple[str, ...]]: # (4,4) LPS, mm; notes
@@ -959,8 +959,8 @@ def _stored(claim:_Claim, k:int) -> bytes|bytearray: # of volume k
         over = at - end
     if over < 0 or len(kept) < n: raise short
     if over >= spare:
-        raise ValueError(f"it is damaged: its header claims {total} bytes of voxels, the file has more; copy it "
-                         "again")
+        raise ValueError(f"it is damaged: its header claims {total} bytes of voxels, the file has more; copy "
+                         "it again")
     return kept
 
 # %% ../nbs/00b_volume.ipynb #cell-049
@@ -1016,30 +1016,77 @@ def _why_not_hu(
     high:float,  # almost the largest: 1 in 1000 is above
     most:float,  # largest value
 ) -> str:        # '' when there is nothing to say against it
-    "Why the values of a CT cannot be Hounsfield units."
+    "Why a range of values cannot be that of Hounsfield units."
     if most == low: return "all voxels are the same"
     if low < -30: return '' # fat or air
     if low < 0 and most < 20: return "it was normalised to a mean of 0"
     if most <= 1: return "it has been windowed to [0,1]"
-    if most == 255: return "it has been windowed to 8 bits"
+    if low == 0 and most in (254, 255): return "it has been windowed to 8 bits"
     if high > 1000: return "air would be near -1000; the intercept was lost, or the range rescaled"
     return ''
+
+# %% ../nbs/00b_volume.ipynb #d7985c75
+def _sample(image:sitk.Image) -> np.ndarray: # (z,y,x)
+    "At most 64 voxels along each axis."
+    a = sitk.GetArrayViewFromImage(image)
+    return np.asarray(a[tuple(slice(None, None, -(-n//64)) for n in a.shape)], np.float32)
+
+def _share(a:np.ndarray, low:float, high:float) -> float:
+    "The part of the values that lies in a range."
+    return float(((a >= low) & (a <= high)).mean())
+
+def _has_air(a:np.ndarray) -> bool:
+    "Do the values peak near -1000?"
+    return _share(a, -1100, -900) > max(.01, _share(a, -800, -400))
+
+def _is_hu(a:np.ndarray) -> bool: # from _sample
+    "Do the values show what Hounsfield units mean? See the three ways above."
+    low, most = float(a.min()), float(a.max())
+    def inner(x): return x[(x > low) & (x < most) & (x != 0)] # neither clipped nor background
+    def peak(x, low, high, width): # most frequent value, and the part of the values as near as the width
+        counts, edges = np.histogram(x, np.arange(low, high + 1, width))
+        near = np.convolve(counts, [1, 1, 1], 'same')
+        return edges[near.argmax()] + width/2, near.max()/x.size
+    body = inner(a[a > -700])
+    if body.size < 50: return False
+    common, _ = peak(body, -700, 3100, 10)
+    if _has_air(a): return bool(-150 <= common <= 150)
+    deep = _share(a[a > low], -2000, -300)
+    if deep > .05: # lung
+        return bool(-1100 <= low <= -700 and abs(common) <= 150 and _share(a, low, low + 60) < deep/2)
+    middle = inner(a[tuple(slice(n//4, n - n//4) for n in a.shape)])
+    if middle.size < 50: middle = body
+    first, median, third = np.quantile(middle, [.25, .5, .75])
+    noisy = peak(middle, -100, 200, 1)[1] < .5
+    bright = np.quantile(a, .999)
+    clear = bright <= 130 or bright >= 400 or (a == most).mean() > .001 # bare, with bone, clipped
+    return bool(10 <= median <= 70 and third - first <= 25 and noisy and clear and bright < 4100
+                and _share(middle, -20, 100) > .6)
+
+def _is_offset(a:np.ndarray) -> bool: # from _sample
+    "Are they those of a CT whose intercept was lost, with air near 0?"
+    return any(_has_air(a - x) and _is_hu((a - x).clip(-100)) for x in (1000, 1024)) # clipped: by its tissue
 
 # %% ../nbs/00b_volume.ipynb #8064a229
 def check_hu(
     image:sitk.Image, # CT
     path:Path|str,    # named in messages
+    said:bool=False,  # does a header say that it is a CT? Then only what speaks against HU counts
 ) -> None:
     "Raises `ValueError` unless the values of a CT can be Hounsfield units."
     a = sitk.GetArrayViewFromImage(image)
     low, high, most = float(a.min()), float(np.quantile(a.ravel()[::7], .999)), float(a.max())
     if not np.isfinite([low, most]).all():
         raise ValueError(f"{path}: not all of its values are numbers")
+    sample = _sample(image)
+    if _is_hu(sample): return
     why = _why_not_hu(low, high, most)
+    if not why and not said: why = 'no air near -1000 around soft tissue near 0, and no soft tissue alone'
+    if _is_offset(sample): why = 'air would be near -1000; the intercept was lost'
     if why:
         raise ValueError(f"{path}: wrong units, its values from {low:g} to {most:g} are not Hounsfield units "
                          f"({why}). Take the original, or say --ct-units other with a --window CENTRE,WIDTH "
-                         "in the numbers of the file. Is it an MRI? Say --pair mri-mri")
+                         "in the numbers of the file. Is it an MRI? Name the CT first, or say --pair mri-mri")
 
 # %% ../nbs/00b_volume.ipynb #a0cdf48d
 _CT_WORDS = {'ct', 'cta', 'ncct', 'cbct'}
@@ -1047,10 +1094,9 @@ _MR_WORDS = {'mr', 'mri', 't1', 't1w', 't1c', 't1ce', 't1gd', 't2', 't2w', 't2st
              'dwi', 'adc', 'swi', 'tof', 'mprage'}
 
 def has_air(image:sitk.Image) -> bool: # False for any unit but HU
-    "Do the values of a volume peak near -1000, as those of the air around a body do in Hounsfield units?"
-    a = sitk.GetArrayViewFromImage(image).ravel()[::7]
-    def share(low, high): return ((a >= low) & (a <= high)).mean()
-    return bool(share(-1100, -900) > max(.01, share(-800, -400)))
+    "Do the values peak near -1000 and near 0, as air and the body within do in Hounsfield units?"
+    sample = _sample(image)
+    return _has_air(sample) and _is_hu(sample)
 
 def guess_modality(
     image:sitk.Image, # of a file that does not say
@@ -1072,15 +1118,24 @@ def is_volume(
     if path.name.lower().endswith(VOLUMES): return True
     return path.is_file() and (zipfile.is_zipfile(path) or _is_dicom(path))
 
+def check_folder_of_files(folder:Path) -> None:
+    "Raises `ValueError` for a folder that holds volume files and no DICOM: one of them is to be named."
+    files = sorted(p for p in folder.iterdir() if p.name.lower().endswith(VOLUMES) and p.name[:1] != '.')
+    if files and not is_volume(folder):
+        raise ValueError(f"{folder} is a folder of volume files such as {files[0].name}: name the files, two "
+                         "scans at a time")
+
 # %% ../nbs/00b_volume.ipynb #4454200c
 def _finite(
     image:sitk.Image,
     notes:list[str], # added to
+    path:Path,       # named in messages
 ) -> sitk.Image:     # the same, or a copy
     "Background where a volume holds no numbers (NaN)."
     a = sitk.GetArrayViewFromImage(image)
     bad = ~np.isfinite(a)
-    if not bad.any() or bad.all(): return image
+    if bad.all(): raise ValueError(f"{path}: none of its values is a number")
+    if not bad.any(): return image
     notes.append(f'{bad.sum()} voxels that are not numbers were set to the smallest value')
     return like(np.where(bad, a[~bad].min(), a), image)
 
@@ -1107,21 +1162,30 @@ def _from_dicom(path:Path, modality:str|None, pick:str|None, prefer:str|None) ->
         scan = read_series(replace(series, modality=asked), path)
     return scan._replace(notes=[*scan.notes, _taken(asked, f"{why}: its header says {said or 'nothing'}")])
 
+def _check_guess(image:sitk.Image, path:Path, kind:str) -> None:
+    "Raises `ValueError` for a guess by the place that the values do not support."
+    sample = _sample(image)
+    if _is_hu(sample): why = 'values that can be those of a CT without air, or of an MRI'
+    elif kind == 'MR' and _is_offset(sample): why = 'the values of a CT whose intercept was lost'
+    else: return # as a CT it is refused by check_hu
+    raise ValueError(f"{path} has {why}, and its name tells nothing: say what the files are with --pair, "
+                     "such as --pair ct-mri (modality= of read_volume), or put CT or MRI into the name")
+
 def _from_file(path:Path, modality:str|None, index:int|None, prefer:str|None) -> Scan:
     "The volume of a file; what it is is guessed where nobody says it."
     image, notes = _file(path, index)
-    image = _finite(image, notes)
+    image = _finite(image, notes, path)
     if modality is None:
         modality, how = guess_modality(image, path.name)
         if not modality and prefer:
             modality, how = prefer, 'its place'
-            if prefer == 'CT': how += ', though without air near -1000 HU'
+            _check_guess(image, path, prefer)
         guess = f'by {how}: a guess, which --pair (modality= of read_volume) overrules'
         if modality: notes.append(_taken(modality, guess))
     return Scan(image, modality, notes, [], set(), path.name)
 
 def read_volume(
-    path:Path|str,          # DICOM folder, file of a series, .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd
+    path:Path|str,          # DICOM folder, file of a series, or a file that ends as one of VOLUMES
     modality:str|None=None, # CT or MR: which series, and what a file holds that does not say; None: any
     series:str|None=None,   # see choose_series
     index:int|None=None,    # which volume of a 4-D file, from 0; None: the file has one
@@ -1131,16 +1195,23 @@ def read_volume(
     "Read a volume; raises `FileNotFoundError`, `PermissionError` or `ValueError` naming what is wrong."
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f"{path}: no such file or folder")
+    if not (path.is_file() or path.is_dir()): raise ValueError(f"{path} is neither a file nor a folder")
+    if path.is_dir(): check_folder_of_files(path)
     if path.is_file() and zipfile.is_zipfile(path):
         raise ValueError(f"{path} is a zip archive: unpack it and name the folder")
     if path.is_dir() or _is_dicom(path): scan = _from_dicom(path, modality, series, prefer)
     else: scan = _from_file(path, modality, index, prefer)
-    if scan.modality == 'CT' and hu: check_hu(scan.image, path)
+    if not hu: return scan
+    said = [str(h.get('Modality')) for h in scan.headers[:1]]
+    if scan.modality == 'CT': check_hu(scan.image, path, said == ['CT'])
+    if scan.modality == 'MR' and not said and has_air(scan.image):
+        raise ValueError(f"{path} is a CT and no MRI: its values are Hounsfield units. Name the CT first; of "
+                         "two CT say --pair ct-ct")
     return scan
 
 # %% ../nbs/00b_volume.ipynb #6de49d25
 def read_labels(
-    path:Path|str,       # .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd
+    path:Path|str,       # a file that ends as one of VOLUMES
     index:int|None=None, # which volume of a 4-D file, from 0; None: the file has one
 ) -> sitk.Image:         # of the integer type that is stored, int32 for a floating-point one
     "Read a segmentation; raises `FileNotFoundError`, or `ValueError` for one not of whole numbers in 3-D."
