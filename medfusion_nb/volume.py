@@ -999,10 +999,10 @@ def _file(path:Path, index:int|None=None, exact:bool=False) -> tuple[sitk.Image,
         raise ValueError(f"{path} is not a volume: name a DICOM folder or file, or a "
                          f"{', '.join(VOLUMES)} file")
     try:
-        claim = _claim(path)
+        with np.errstate(all='ignore'): claim = _claim(path) # what is not finite is refused below
         _check_kind(claim)
         stored = _stored(claim, _which(claim.shape, index))
-        _check_place(claim)
+        with np.errstate(all='ignore'): _check_place(claim)
     except (EOFError, zlib.error) as e:
         raise ValueError(f"cannot read {path}: it is truncated or damaged; copy it again") from e
     except (ValueError, WrapStructError) as e: raise ValueError(f"cannot read {path}: {e}") from e
