@@ -7,6 +7,7 @@ __all__ = ['PAIRS', 'Loaded', 'which_network', 'load_engine', 'get_pair', 'keep_
            'fuse', 'Job', 'match_inputs', 'plan', 'groups', 'check_jobs', 'run_jobs', 'fuse_files', 'medfusion_fuse']
 
 # %% ../nbs/07_fuse.ipynb #cell-004
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from inspect import signature
@@ -23,7 +24,8 @@ from .core import Option, command, renamed, show_images, staged
 from .data import (EXTENSIONS, WINDOWS, Pair, check_format, find_pairs, luminance,
                                parse_window, read_image, same_size, write_image)
 from .phantom import phantom_pair
-from .volume import VOLUMES, Scan, find_series, is_volume, list_series, read_labels, read_volume
+from .volume import (VOLUMES, Scan, check_folder_of_files, find_series, is_volume, list_series,
+                                 read_labels, read_volume)
 from .study import (Alignment, Engine, Refused, align, candidate, carry_labels, check_pair,
                                 check_patients, check_study_output, common_grid, ct_window, fuse_study,
                                 is_nifti, match_labels, write_refused, write_studies, write_study)
@@ -307,7 +309,8 @@ def _check_distinct(paths:Sequence[str], scans:Sequence[Scan]) -> None:
     seen:dict[Any, tuple[str, Scan]] = {}
     for path, scan in zip(paths, scans):
         header:Any = scan.headers[0] if scan.headers else {}
-        key = header.get('SOPInstanceUID') or (Path(path).resolve(), header.get('SeriesInstanceUID'))
+        file = Path(re.sub(r'\.img(\.gz)?$', r'.hdr\1', str(path), flags=re.I)) # a pair is one scan
+        key = header.get('SOPInstanceUID') or (file.resolve(), header.get('SeriesInstanceUID'))
         before, other = seen.setdefault(key, (path, scan))
         if other is not scan and _same_values(other, scan): # two echoes may be in one file
             raise ValueError(f"{before} and {path} are the same scan: name two different ones; in a "
@@ -332,9 +335,9 @@ def _read_scans(given:dict[str, Any], paths:Sequence[str]) -> list[Scan]:
         raise ValueError(f"--mri-series was given {len(picks)} times: give it once for each scan after the "
                          f"first, here {n - 1} times, or not at all")
     picks, prefer = [given['ct_series'], *(picks or [None]*(n - 1))], ['CT'] + ['MR']*(n - 1)
-    each = zip(paths, _modalities(given, n), picks, prefer)
-    rest = given['index'], hu
-    scans = [read_volume(p, modality, pick, *rest, kind, given['allow_gaps']) for p, modality, pick, kind in each]
+    read, asked = partial(read_volume, index=given['index'], allow_gaps=given['allow_gaps']), _modalities(given, n)
+    scans = [read(p, modality, pick, hu=hu or modality == 'MR', prefer=kind)
+             for p, modality, pick, kind in zip(paths, asked, picks, prefer)]
     _check_distinct(paths, scans)
     _check_scans(given, scans)
     return scans
@@ -379,6 +382,8 @@ def _are_volumes(
     paths:Sequence[Path], # CT and MRI, as far as they are given
 ) -> bool:
     "Is a volume among them? Raises `ValueError` when one file is a volume and another an image."
+    for p in paths:
+        if p.is_dir(): check_folder_of_files(p)
     kinds = {is_volume(p): p for p in paths if p.exists()}
     if len(kinds) > 1:
         raise ValueError(f"{kinds[True]} and {kinds[False]}: one is a volume, "
@@ -442,7 +447,7 @@ def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
 @command('medfusion_fuse CT MRI --out fused --figure')
 def medfusion_fuse(
     # CT: image (8- or 16-bit PNG, TIFF, JPEG or BMP, windowed), folder of images, or volume: DICOM folder
-    # or file, .nii, .nii.gz, .nrrd, .mha; or the first of several MRI or CT, to which the others are aligned
+    # or file, .nii.gz, .nrrd, .mha, .mgz; or the first of several MRI or CT, to which the others are aligned
     ct:Annotated[str|None, _Scan]=None,
     mri:Annotated[str|None, _Scan]=None, # MRI: image, folder of the same names, or volume
     # further volumes: each of them is fused with the first, into a folder of its own
@@ -480,7 +485,7 @@ def medfusion_fuse(
     # apply this transform file, do not register: ITK, 3D Slicer (.tfm, .txt, .h5), ANTs (.mat), CT point to
     # MRI point; or a FLIRT matrix of the two NIfTI files (-in MRI -ref CT)
     transform:Annotated[str|None, _Volume]=None,
-    # carry this segmentation along: .nii, .nii.gz, .nrrd or .mha of whole numbers on the voxels of one of
+    # carry this segmentation along: .nii.gz, .nrrd, .mha or .mgz of whole numbers on the voxels of one of
     # the two
     labels:Annotated[str|None, _Volume]=None,
     untrusted:Annotated[bool, _Volume]=False,     # go on with a registration that is refused
@@ -502,6 +507,8 @@ def medfusion_fuse(
         _refuse(given, 'volumes', f'{why}: name a DICOM folder or a .nii.gz file')
         return _fuse_images(given)
     if list:
+        files = [p for p in paths if p.name.lower().endswith(VOLUMES)]
+        if files: raise ValueError(f"{files[0]} is one volume: --list is for DICOM folders, leave it out")
         series = {str(p): list_series(find_series(p)) for p in paths}
         print('\n'.join(f'{p}:\n{s}' for p, s in series.items()))
         return dict(series=series)

@@ -11,7 +11,10 @@ __all__ = ['Vector', 'VOXELS_MM', 'SAMPLES', 'GRADES', 'LIMITS', 'ENDINGS', 'PLA
            'registration_summary']
 
 # %% ../nbs/00c_register.ipynb #cell-002
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -674,36 +677,39 @@ def _of_text(text:str) -> list[_Part]:
 def _of_mat(path:Path) -> list[_Part]:
     "The transform of a file of MATLAB 4."
     from scipy.io import loadmat
-    found = {name: np.ravel(numbers).tolist() for name, numbers in loadmat(path).items()}
+    from scipy.io.matlab import MatReadError
+    try: found = {name: np.ravel(numbers).astype(float).tolist() for name, numbers in loadmat(path).items()}
+    except MatReadError as e: raise ValueError('no file of MATLAB 4') from e
     fixed, ((name, numbers),) = found.pop('fixed'), found.items()
     return [_Part(name, numbers, fixed)]
 
-@contextmanager
-def _hushed() -> Iterator[None]:
-    "The HDF5 library prints twenty lines about a damaged file: not to standard error."
-    kept = os.dup(2)
-    with open(os.devnull, 'w') as nowhere: os.dup2(nowhere.fileno(), 2)
-    try: yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+_HDF5_READER = '''
+import sys
+sys.path = [p for p in sys.path if p] # not from the working folder
+import json, SimpleITK as sitk
+t = sitk.CompositeTransform(sitk.ReadTransform(sys.argv[1]))
+steps = [t.GetNthTransform(i) for i in range(t.GetNumberOfTransforms())]
+def numbers(s): return [s.GetParameters(), s.GetFixedParameters()] if s.IsLinear() else [[], []]
+print(json.dumps([[s.GetName(), s.GetDimension(), *numbers(s)] for s in steps]))
+'''
 
-def _of_hdf5(path:Path) -> list[_Part|sitk.Transform]:
-    "The transform of an HDF5 file; of one that bends space only the names."
-    with _hushed(): t = sitk.ReadTransform(str(path))
-    if t.IsLinear() and t.GetDimension() == 3: return [t]
-    chained = sitk.CompositeTransform(t)
-    steps = [chained.GetNthTransform(i) for i in range(chained.GetNumberOfTransforms())]
-    return [_Part(s.GetName(), [], []) for s in steps if not s.IsLinear() or s.GetDimension() != 3]
+def _of_hdf5(path:Path) -> list[_Part]:
+    "The transforms of an HDF5 file; of those that bend space only the names."
+    command = [sys.executable, '-c', _HDF5_READER, os.path.abspath(path)]
+    try: said = subprocess.run(command, capture_output=True, timeout=60, check=True).stdout
+    except subprocess.SubprocessError as e: raise ValueError('the HDF5 library cannot read it') from e
+    named = {'Transform': 'IdentityTransform'}
+    return [_Part(f'{named.get(name, name)}_double_{n}_{n}', *numbers) for name, n, *numbers in json.loads(said)]
 
-def _parts(path:Path) -> list[_Part|sitk.Transform]: # in the order of ITK: the last one is applied first
+def _parts(path:Path) -> list[_Part]: # in the order of ITK: the last one is applied first
     "What a transform file holds; raises `ValueError` for a damaged one."
     try:
+        if path.stat().st_size > 2**26: raise ValueError('too large for a motion')
         with open(path, 'rb') as f: start = f.read(8)
         if start == b'\x89HDF\r\n\x1a\n': return _of_hdf5(path)
-        if b'\0' in start: return [*_of_mat(path)]
+        if b'\0' in start: return _of_mat(path)
         text = path.read_text('utf-8-sig')
-        if 'Transform:' in text: return [*_of_text(text)]
+        if 'Transform:' in text: return _of_text(text)
         return [_Part('FLIRT', np.reshape(text.split(), 16).astype(float).tolist(), [])]
     except (RuntimeError, ValueError, TypeError, LookupError, MemoryError, OverflowError,
             NotImplementedError) as e:
@@ -748,12 +754,12 @@ def _of_flirt(M:np.ndarray, path:Path, images:Sequence[Any]) -> sitk.Transform: 
     if not np.isfinite(M).all() or np.any(M[3] != (0, 0, 0, 1)) or np.linalg.det(M) == 0:
         raise ValueError(f"cannot read {path}: its 4 x 4 numbers are no matrix of FSL FLIRT")
     to_fixed, to_moving = (_flirt_space(i.image if isinstance(i, Scan) else i) for i in images)
-    A = to_moving @ np.linalg.inv(M) @ np.linalg.inv(to_fixed)
+    with np.errstate(all='ignore'): # what is not finite is refused later
+        A = to_moving @ np.linalg.inv(M) @ np.linalg.inv(to_fixed)
     return _linear(_Part('AffineTransform_double_3_3', [*A[:3, :3].ravel(), *A[:3, 3]], [0.]*3), path)
 
-def _step(part:Any, path:Path, images:Sequence[Any]) -> sitk.Transform: # what is in a file; fixed, moving
+def _step(part:_Part, path:Path, images:Sequence[Any]) -> sitk.Transform: # what is in a file; fixed, moving
     "A transform of a file as one of SimpleITK."
-    if not isinstance(part, _Part): return part
     if part.name == 'FLIRT': return _of_flirt(np.reshape(part.numbers, (4, 4)), path, images)
     return _linear(part, path)
 
@@ -774,7 +780,7 @@ def load_transform(
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"{path}: no such file")
     steps = [_step(part, path, (fixed, moving)) for part in _parts(path)]
-    with np.errstate(invalid='ignore'): A, b = _matrix(sitk.CompositeTransform(steps))
+    with np.errstate(all='ignore'): A, b = _matrix(sitk.CompositeTransform(steps))
     if not np.isfinite([*A, b]).all(): raise ValueError(f"cannot read {path}: its numbers are not finite")
     if _not_rigid(A):
         raise ValueError(f"{path} is not rigid: it {_not_rigid(A)} (determinant {np.linalg.det(A):.3f})")

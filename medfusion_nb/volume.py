@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['VOLUMES', 'RECORD', 'RESEARCH', 'MAX_STORED', 'Slice', 'Series', 'find_series', 'list_series', 'choose_series',
            'Stack', 'Scan', 'modality_name', 'read_series', 'write_original', 'phantom_study', 'check_hu', 'has_air',
-           'guess_modality', 'is_volume', 'read_volume', 'read_labels', 'orientation', 'canonical', 'slice_axis',
-           'mri_range', 'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder', 'check_levels', 'write_nifti',
-           'is_head', 'body_part', 'write_dicom']
+           'guess_modality', 'is_volume', 'check_folder_of_files', 'read_volume', 'read_labels', 'orientation',
+           'canonical', 'slice_axis', 'mri_range', 'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder',
+           'check_levels', 'write_nifti', 'is_head', 'body_part', 'write_dicom']
 
 # %% ../nbs/00b_volume.ipynb #cell-003
 import gzip
@@ -27,6 +27,7 @@ from decimal import Decimal
 from functools import lru_cache
 from io import BytesIO
 from itertools import islice
+from math import prod
 from pathlib import Path
 from struct import unpack_from
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -38,7 +39,9 @@ import nibabel
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
+from nibabel.freesurfer.mghformat import MGHHeader
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -1191,70 +1194,432 @@ def phantom_study(
     return phantom
 
 # %% ../nbs/00b_volume.ipynb #cell-048
-VOLUMES = ('.nii', '.nii.gz', '.nrrd', '.nhdr', '.mha', '.mhd') # volume files read beside DICOM
+_FORMATS = {'NIfTI': ('.nii', '.nii.gz', '.hdr', '.img', '.hdr.gz', '.img.gz'), 'NRRD': ('.nrrd', '.nhdr'),
+            'MetaImage': ('.mha', '.mhd'), 'FreeSurfer': ('.mgz', '.mgh')} # volume files read beside DICOM
+VOLUMES = tuple(ending for endings in _FORMATS.values() for ending in endings)
 
-def _three_d(img:Any, path:Path, index:int|None) -> Any: # nibabel image
-    "One volume of a NIfTI image; raises `ValueError` when it is not 3-D, or has no such volume."
-    many = [n for n in img.shape[3:] if n > 1]
-    if len(many) == 1 and index is not None:
-        n = img.shape[3]
-        if not 0 <= index < n:
-            raise ValueError(f"{path} holds {n} volumes: index {index} is not among 0 to {n - 1}")
-        img = img.slicer[..., index]
-    img = nibabel.funcs.squeeze_image(img)
-    if img.ndim == 3: return img
-    size, choose = ' x '.join(map(str, img.shape)), ''
-    if img.ndim == 4:
-        choose = f": choose one of its {img.shape[3]} volumes (--index 0 to {img.shape[3] - 1})"
-    raise ValueError(f"{path} has {img.ndim} dimensions, {size}, expected 3{choose}")
+class _Claim(NamedTuple):
+    "What the header of a volume file says of its voxels."
+    shape:tuple[int, ...]     # x first
+    dtype:np.dtype            # of a voxel as it is stored
+    affine:np.ndarray         # (4,4) voxel index -> mm, LPS
+    file:Path                 # holds the voxels
+    start:int                 # the byte where they begin; -1: they end where the file ends
+    packed:str=''             # 'file': all of it is compressed; 'voxels': only they are
+    scale:tuple[float, float]=(1., 0.) # slope and intercept
+    notes:tuple[str, ...]=()  # what is to say
+
+_MM = {'m': 1000., 'cm': 10., 'mm': 1., 'um': .001, 'µm': .001, 'microns': .001} # units of length, in mm
+
+def _in_mm(
+    affine:np.ndarray, # (4,4), in that unit
+    unit:str,          # a key of _MM
+) -> tuple[np.ndarray, tuple[str, ...]]: # in mm; notes
+    "An affine matrix in mm; raises `ValueError` for an unknown unit."
+    if unit not in _MM: raise ValueError(f"its unit of length {unit[:20]!r} is not known: state it in mm")
+    if unit == 'mm': return affine, ()
+    return np.diag([_MM[unit]]*3 + [1.]) @ affine, (f'its header is in {unit}: converted to mm',)
+
+def _numbers(
+    text:str,  # numbers and spaces
+    n:int,     # how many there must be
+    name:str,  # of the value, in messages
+) -> list[float]:
+    "The numbers of a text; raises `ValueError` unless they are as many and finite."
+    try: found = [float(x) for x in text[:1000].split()]
+    except ValueError: found = []
+    if len(found) != n or not np.isfinite(found).all():
+        raise ValueError(f"{name} {text[:40]!r} cannot be, {n} number{'s'*(n > 1)} expected: its header is "
+                         "damaged, copy it again")
+    return found
+
+def _counts(text:str, n:int, name:str) -> list[int]:
+    "The same, of whole numbers below 2**31."
+    found = _numbers(text, n, name)
+    if any(x != round(x) or abs(x) >= 2**31 for x in found):
+        raise ValueError(f"{name} {text[:40]!r} cannot be: its header is damaged, copy it again")
+    return [round(x) for x in found]
+
+# %% ../nbs/00b_volume.ipynb #afa81922
+_GZIP, _PIECE = b'\x1f\x8b', 2**22 # how a gzip file begins; bytes read at once
+
+def _pieces(
+    file:Path,
+    start:int,   # first byte
+    packed:bool, # compressed from there on?
+) -> Iterator[bytes]:
+    "The bytes of a file from `start` on, decompressed; raises `EOFError` or `zlib.error` for a damaged one."
+    with open(file, 'rb') as f:
+        f.seek(start)
+        inflate = None
+        while raw := f.read(_PIECE):
+            while packed and raw:
+                if inflate is None and start and not raw.strip(b'\0'): break # padding after the end
+                inflate = inflate or zlib.decompressobj(47) # gzip or zlib
+                yield inflate.decompress(raw, _PIECE)
+                start += 1
+                raw = inflate.unconsumed_tail
+                if inflate.eof: raw, inflate = inflate.unused_data, None
+            if not packed: yield raw
+        if inflate: raise EOFError('it ends early')
+
+def _first(file:Path, n:int) -> tuple[bytes, bool]: # the first n bytes, decompressed; was it compressed?
+    "How a file begins."
+    with open(file, 'rb') as f: packed = f.read(2) == _GZIP
+    found = b''
+    for piece in _pieces(file, 0, packed):
+        found += piece
+        if len(found) >= n: break
+    return found[:n], packed
 
 # %% ../nbs/00b_volume.ipynb #53ff7a76
-def _nifti_notes(img:Any, path:Path) -> list[str]:
-    "What is to say about the orientation of a NIfTI image; raises `ValueError` when it has none."
-    (sform, s_code), (qform, q_code) = img.get_sform(coded=True), img.get_qform(coded=True)
-    if not (s_code or q_code):
-        raise ValueError(f"{path}: neither sform nor qform is set, so its orientation is unknown: set it, "
+def _to_lps(affine:np.ndarray) -> np.ndarray: # (4,4)
+    "An affine matrix from RAS to LPS."
+    return np.diag([-1, -1, 1, 1]) @ affine
+
+def _nifti_affine(header:Any) -> tuple[np.ndarray, tuple[str, ...]]: # (4,4) LPS, mm; notes
+    "Where the voxels of a NIfTI file are; raises `ValueError` where that is unknown or cannot be."
+    codes = [int(header[k]) for k in ('sform_code', 'qform_code')]
+    if not all(0 <= c <= 5 for c in codes):
+        raise ValueError(f"sform and qform code {codes} cannot be: copy it again")
+    if not any(codes):
+        raise ValueError("neither sform nor qform is set, so its orientation is unknown: set it, "
                          "or convert the original DICOM again")
-    differ = s_code and q_code and not np.allclose(sform, qform, atol=.1)
-    return ['sform and qform disagree, the sform was used'] if differ else []
+    if header['pixdim'][0] == 0: header['pixdim'][0] = 1 # as the standard says
+    try: sform, qform, notes = header.get_sform(), header.get_qform() if codes[1] else np.eye(4), []
+    except (ValueError, HeaderDataError) as e:
+        raise ValueError(f"its qform cannot be ({e}): set it, or convert the original DICOM again") from e
+    affine = sform if codes[0] else qform
+    if all(codes) and not np.allclose(sform, qform, atol=.1):
+        notes.append('sform and qform disagree, the sform was used')
+    unit = int(header['xyzt_units']) & 7
+    if unit > 3: notes.append('its unit of length is none of NIfTI, taken for mm')
+    affine, converted = _in_mm(_to_lps(affine), {1: 'm', 3: 'um'}.get(unit, 'mm'))
+    return affine, (*notes, *converted)
+
+# %% ../nbs/00b_volume.ipynb #0cb9fc12
+def _partner(path:Path, kind:str) -> Path: # kind: hdr or img
+    "The other file of a NIfTI pair; raises `ValueError` where it is missing."
+    stem = re.sub(r'\.(hdr|img)(\.gz)?$', '', path.name, flags=re.I)
+    wanted = {f'{stem}.{k}{gz}' for k in (kind, kind.upper()) for gz in ('', '.gz')}
+    found = [path.with_name(name) for name in sorted(wanted) if path.with_name(name).is_file()]
+    if stem == path.name or not found:
+        raise ValueError(f"the other file of the pair, {stem}.{kind}, is missing: put it beside this one")
+    return found[-1] if path.name.lower().endswith('.gz') else found[0]
+
+def _freesurfer(path:Path, start:bytes, packed:bool) -> _Claim:
+    "The claim of a FreeSurfer file; raises `ValueError` saying what cannot be."
+    header = MGHHeader(start[:MGHHeader.template_dtype.itemsize], check=False)
+    if int(header['goodRASFlag']) != 1:
+        raise ValueError("it does not say its orientation: set it, or convert the original DICOM again")
+    kinds = {0: '>u1', 1: '>i4', 3: '>f4', 4: '>i2'}
+    if int(header['type']) not in kinds:
+        raise ValueError(f"data type {header['type']} is not known: copy it again")
+    dims = tuple(header['dims'].tolist())
+    return _Claim(dims, np.dtype(kinds[int(header['type'])]), _to_lps(header.get_affine()), path,
+                  header.get_data_offset(), 'file'*packed)
 
 # %% ../nbs/00b_volume.ipynb #57afc386
-def _nifti(path:Path, index:int|None=None, exact:bool=False) -> tuple[sitk.Image, list[str]]: # float32; notes
-    "A NIfTI file; raises `ValueError` naming what is damaged, not 3-D, or without an orientation."
+_VECTORS = {*range(1004, 1011), 2003, 2004} # intent codes of NIfTI for several values a voxel
+
+def _nifti(
+    path:Path,    # holds the header
+    start:bytes,  # its first bytes, decompressed
+    packed:bool,  # is it compressed?
+) -> _Claim:
+    "The claim of a NIfTI file, of version 1 or 2; raises `ValueError` saying what cannot be."
+    cls, single, pair = nibabel.Nifti1Header, b'n+1', b'ni1'
+    if int.from_bytes(start[:4], 'little') == 540 or int.from_bytes(start[:4], 'big') == 540:
+        cls, single, pair = nibabel.Nifti2Header, b'n+2', b'ni2'
+    header = cls(start[:cls.template_dtype.itemsize], check=False)
+    magic, dims = header['magic'].item()[:3], header['dim'].tolist()
+    if magic not in (single, pair):
+        raise ValueError("it is Analyze 7.5 or damaged: Analyze does not say which side is left. Convert the "
+                         "original DICOM to .nii.gz")
+    if magic == single: file, zipped = path, packed
+    else:
+        file = _partner(path, 'img')
+        zipped = _first(file, 1)[1]
+    if not 1 <= dims[0] <= 7: raise ValueError(f"{dims[0]} dimensions cannot be: copy it again")
+    offset, least = float(header['vox_offset']), len(header.binaryblock) + 4 if magic == single else 0
+    if not (offset >= least and offset == round(offset)): # False for NaN
+        raise ValueError(f"the place of its voxels, byte {offset:g}, cannot be: copy it again")
+    if int(header['intent_code']) in _VECTORS and prod(dims[4:dims[0] + 1]) > 1:
+        raise ValueError("it holds several values a voxel (vectors or colour): take one of them out first")
+    slope, inter = float(header['scl_slope']), float(header['scl_inter'])
+    if not np.isfinite([slope, inter]).all():
+        raise ValueError(f"its scale {slope:g} and {inter:g} cannot be: correct scl_slope and scl_inter")
+    scale = (slope, inter) if slope else (1., 0.) # 0: there is none
+    affine, notes = _nifti_affine(header)
+    try: dtype = header.get_data_dtype()
+    except (KeyError, HeaderDataError) as e:
+        raise ValueError(f"data type {header['datatype']} is not known: copy it again") from e
+    if int(header['bitpix']) not in (0, 8*dtype.itemsize):
+        raise ValueError(f"{header['bitpix']} bits a voxel and {dtype} contradict each other: copy it again")
+    return _Claim(tuple(dims[1:dims[0] + 1]), dtype, affine, file, int(offset), 'file'*zipped, scale, notes)
+
+# %% ../nbs/00b_volume.ipynb #c944edac
+_AGAIN = 'save it again as .nii.gz, for example in 3D Slicer'
+
+def _fields(
+    lines:Iterable[str],
+    separator:str, # between name and value
+) -> dict[str, str]: # names in small letters without spaces
+    "The values of a header of text; raises `ValueError` for a name that occurs twice."
+    found:dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(separator)
+        name = re.sub(r'\s', '', name).lower()
+        if name in found: raise ValueError(f"{name[:20]!r} occurs twice in its header: copy it again")
+        if colon and name: found[name] = value.strip()
+    return found
+
+def _value(fields:dict[str, str], *names:str) -> str:
+    "The value of the first of these names; raises `ValueError` where there is none."
+    for name in names:
+        if name in fields: return fields[name]
+    raise ValueError(f"its header has no {names[0]}: it is damaged, copy it again")
+
+def _data_file(path:Path, name:str) -> Path:
+    "The file that holds the voxels; raises `ValueError` for one outside the folder, or for several."
+    if name.split()[:1] == ['LIST'] or '%' in name:
+        raise ValueError(f"its voxels are in several files: {_AGAIN}")
     try:
-        img = _three_d(nibabel.load(path), path, index)
-        data = np.asarray(img.dataobj, None if exact else np.float32)
-    except (FileNotFoundError, PermissionError): raise
-    except (ImageFileError, EOFError, OSError, zlib.error) as e:
-        raise ValueError(f"cannot read {path}: it is truncated or not NIfTI; copy it again") from e
-    notes = _nifti_notes(img, path)
-    affine = np.diag([-1, -1, 1, 1]) @ img.affine
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    axes = affine[:3, :3]/spacing
+        file = (path.parent/name).resolve()
+        inside, there = file.is_relative_to(path.parent.resolve()), file.is_file()
+    except (OSError, ValueError): inside = there = False # too long, or not a name
+    if Path(name).is_absolute() or not inside and there:
+        raise ValueError(f"its voxels are in {name[:80]!r}, outside its folder: put both into one folder")
+    if not there:
+        raise ValueError(f"its voxels are in {name[:80]!r}, which is missing: put it beside this one")
+    return file
+
+def _typed(kind:str, big:bool) -> np.dtype:
+    "A type of numpy with its byte order."
+    return np.dtype(kind).newbyteorder('>' if big else '<')
+
+# %% ../nbs/00b_volume.ipynb #b7315a98
+_NRRD = {'i1': 'signed char, int8, int8_t', 'u1': 'uchar, unsigned char, uint8, uint8_t',
+         'i2': 'short, short int, signed short, signed short int, int16, int16_t',
+         'u2': 'ushort, unsigned short, unsigned short int, uint16, uint16_t',
+         'i4': 'int, signed int, int32, int32_t', 'u4': 'uint, unsigned int, uint32, uint32_t',
+         'i8': 'longlong, long long, long long int, signed long long, signed long long int, int64, int64_t',
+         'u8': 'ulonglong, unsigned long long, unsigned long long int, uint64, uint64_t',
+         'f4': 'float', 'f8': 'double'}
+_NRRD_TYPES = {name: kind for kind, names in _NRRD.items() for name in names.split(', ')}
+_TO_LEFT_BACK = {'right-anterior-superior': (-1, -1, 1), 'left-anterior-superior': (1, -1, 1),
+                 'left-posterior-superior': (1, 1, 1)} # signs from a space of NRRD to LPS
+_TO_LEFT_BACK |= {re.sub('([a-z])[a-z]*-?', r'\1', name): s for name, s in _TO_LEFT_BACK.items()} # lps
+_IN_SPACE = {'domain', 'space', 'none', '???'} # kinds of axes along which the patient extends
+
+def _nrrd_affine(fields:dict[str, str], n:int) -> tuple[np.ndarray, tuple[str, ...]]: # (4,4) LPS, mm; notes
+    "Where the voxels of an NRRD file are; raises `ValueError` for a place that is unknown or cannot be."
+    space, notes = fields.get('space', '').lower().removesuffix('-time'), []
+    four = n == 4 and fields.get('spacedimension') == '4' # as ITK writes four dimensions
+    if four: space = 'lps'
+    if space not in _TO_LEFT_BACK or 'spacedirections' not in fields:
+        raise ValueError("it does not say its orientation (space and space directions): set it, or convert "
+                         "the original DICOM again")
+    axes = re.findall(r'none|\([^)]*\)', fields['spacedirections'])
+    if len(axes) != n: raise ValueError(f"{len(axes)} space directions for {n} axes cannot be: copy it again")
+    vectors = [a.strip('()').replace(',', ' ') for a in axes]
+    if 'none' in vectors[:3]:
+        raise ValueError(f"it holds several values a voxel (vectors or colour): {_AGAIN}")
+    affine = np.eye(4)
+    for i, v in enumerate(vectors[:3]): affine[:3, i] = _numbers(v, 3 + four, 'space direction')[:3]
+    origin = _value(fields, 'spaceorigin').strip('()').replace(',', ' ')
+    affine[:3, 3] = _numbers(origin, 3 + four, 'space origin')[:3]
+    units = {u for u in re.findall('"([^"]*)"', fields.get('spaceunits', '"mm"'))[:3] if u} or {'mm'}
+    if len(units) > 1: raise ValueError(f"its axes have different units, {sorted(units)}: state all in mm")
+    affine, converted = _in_mm(np.diag([*_TO_LEFT_BACK[space], 1]) @ affine, units.pop())
+    if four: notes.append('its space has no name: taken for left, back, head as ITK does')
+    return affine, (*notes, *converted)
+
+def _nrrd(path:Path, start:bytes, packed:bool) -> _Claim:
+    "The claim of an NRRD file; raises `ValueError` saying what cannot be."
+    if packed: raise ValueError("it is compressed as a whole: unpack it (gunzip)")
+    end = re.search(rb'\r?\n\r?\n', start)
+    head = start[:end.start() if end else None].decode('utf-8', 'replace')
+    lines = [line for line in head.splitlines()[1:] if line[:1] != '#' and ':=' not in line]
+    fields = _fields(lines, ':')
+    n, = _counts(_value(fields, 'dimension'), 1, 'dimension')
+    if not 1 <= n <= 7: raise ValueError(f"{n} dimensions cannot be: copy it again")
+    shape = tuple(_counts(_value(fields, 'sizes'), n, 'sizes'))
+    kinds = fields.get('kinds', '').lower().split()
+    if {*kinds[:3]} - _IN_SPACE or {*kinds[3:]} - _IN_SPACE - {'time', 'list'}:
+        raise ValueError(f"it holds several values a voxel (axes {' '.join(kinds)[:60]}): {_AGAIN}")
+    kind, encoding = _value(fields, 'type').lower(), _value(fields, 'encoding').lower()
+    if kind not in _NRRD_TYPES: raise ValueError(f"its type {kind[:20]!r} is not known: {_AGAIN}")
+    if encoding not in ('raw', 'gzip', 'gz'):
+        raise ValueError(f"its encoding {encoding[:20]!r} is not read: {_AGAIN}")
+    if _NRRD_TYPES[kind][1] != '1' and fields.get('endian') not in ('little', 'big'):
+        raise ValueError("it does not say the order of its bytes (endian): copy it again")
+    skip = _counts(fields.get('byteskip', '0'), 1, 'byte skip')[0]
+    if skip < -1 or skip and encoding != 'raw' or fields.get('lineskip', '0') != '0':
+        raise ValueError(f"a part of its voxels' file is to be skipped: {_AGAIN}")
+    name, affine = fields.get('datafile'), _nrrd_affine(fields, n)
+    file, at = (_data_file(path, name), 0) if name else (path, end.end() if end else len(start))
+    return _Claim(shape, _typed(_NRRD_TYPES[kind], fields.get('endian') == 'big'), affine[0], file,
+                  skip if skip < 0 else at + skip, 'voxels'*(encoding != 'raw'), notes=affine[1])
+
+# %% ../nbs/00b_volume.ipynb #dae8c48c
+_MET = dict(CHAR='i1', UCHAR='u1', SHORT='i2', USHORT='u2', INT='i4', UINT='u4', LONG='i4', ULONG='u4',
+            LONG_LONG='i8', ULONG_LONG='u8', FLOAT='f4', DOUBLE='f8') # MetaImage
+
+def _metaimage(path:Path, start:bytes, packed:bool) -> _Claim:
+    "The claim of a MetaImage file; raises `ValueError` saying what cannot be."
+    if packed: raise ValueError("it is compressed as a whole: unpack it (gunzip)")
+    end = re.search(rb'(?m)^\s*ElementDataFile[^\n]*\n?', start)
+    if not end: raise ValueError("it has no ElementDataFile: it is truncated or damaged, copy it again")
+    fields = _fields(start[:end.end()].decode('utf-8', 'replace').splitlines(), '=')
+    def yes(*names): return any(fields.get(name, '').lower() in ('true', '1') for name in names)
+    n, = _counts(_value(fields, 'ndims'), 1, 'NDims')
+    if not 1 <= n <= 4: raise ValueError(f"{n} dimensions cannot be: copy it again")
+    shape = tuple(_counts(_value(fields, 'dimsize'), n, 'DimSize'))
+    kind = _value(fields, 'elementtype').upper().removeprefix('MET_')
+    if fields.get('elementnumberofchannels', '1') != '1' or kind.endswith('_ARRAY'):
+        raise ValueError(f"it holds several values a voxel (vectors, colour or complex numbers): {_AGAIN}")
+    if kind not in _MET: raise ValueError(f"its type {kind[:20]!r} is not known: {_AGAIN}")
+    if 'binarydata' in fields and not yes('binarydata'):
+        raise ValueError(f"its voxels are written as text: {_AGAIN}")
+    scale = [fields.get(f'elementtointensityfunction{k}', x) for k, x in (('slope', '1'), ('offset', '0'))]
+    if _numbers(' '.join(scale), 2, 'ElementToIntensityFunction') != [1, 0]:
+        raise ValueError(f"its values have a scale that programs read differently: {_AGAIN}")
+    spacing = _numbers(_value(fields, 'elementspacing', 'elementsize'), n, 'ElementSpacing')
+    matrix = next((fields[k] for k in ('transformmatrix', 'rotation', 'orientation') if k in fields), '')
+    offset = next((fields[k] for k in ('offset', 'position', 'origin') if k in fields), '0 '*n)
+    axes = np.eye(n) if not matrix else np.reshape(_numbers(matrix, n*n, 'TransformMatrix'), (n, n)).T
+    affine = np.eye(4)
+    if n > 2: affine[:3] = np.column_stack([(axes*spacing)[:3, :3], _numbers(offset, n, 'Offset')[:3]])
+    affine, notes = _in_mm(affine, fields.get('distanceunits', 'mm').replace('?', 'mm'))
+    if not matrix: notes += 'it has no TransformMatrix: its axes are taken for left, back, head',
+    skip = _counts(fields.get('headersize', '0'), 1, 'HeaderSize')[0]
+    if skip < -1: raise ValueError(f"HeaderSize {skip} cannot be: copy it again")
+    name = _value(fields, 'elementdatafile')
+    big = yes('binarydatabyteordermsb', 'elementbyteordermsb')
+    file, at = (path, end.end()) if name.upper() == 'LOCAL' else (_data_file(path, name), 0)
+    return _Claim(shape, _typed(_MET[kind], big), affine, file,
+                  skip if skip < 0 else max(at, skip), 'voxels'*yes('compresseddata'), notes=notes)
+
+# %% ../nbs/00b_volume.ipynb #e1694428
+_MOST, _DEFLATE = 2**30, 1032 # voxels of a volume; how much smaller compression makes a file at most
+
+def _check_kind(claim:_Claim) -> None:
+    "Raises `ValueError` for a number or a type of voxels that cannot be."
+    shape, kind = claim.shape, claim.dtype.kind
+    if min(shape, default=0) < 1:
+        raise ValueError(f"{' x '.join(map(str, shape))} voxels cannot be: copy it again")
+    if kind not in 'iuf':
+        what = 'complex numbers' if kind == 'c' else 'colours'
+        raise ValueError(f"it holds {what}, several values a voxel: take one of them out first, of a "
+                         "complex MRI the magnitude")
+
+def _check_place(claim:_Claim) -> None:
+    "Raises `ValueError` for a spacing, an origin or axes that cannot be."
+    shape, affine = claim.shape[:3], claim.affine
+    if not np.isfinite(affine).all():
+        raise ValueError("its spacing or origin is not a number: correct its header")
+    steps, away = np.linalg.norm(affine[:3, :3], axis=0), np.abs(affine[:3, 3]).max()
+    if not (.001 < steps.min() and steps.max() <= 100 and 1 <= (steps*shape).max() <= 1e4):
+        size, mm = ' x '.join(map(str, shape)), ' x '.join(f'{s:.4g}' for s in steps)
+        raise ValueError(f"{size} voxels of {mm} mm cannot be a scan: correct the spacing or its unit in the "
+                         "header")
+    if away > 1e5: raise ValueError(f"its origin, {away:.4g} mm away, cannot be: correct its header")
+    axes = affine[:3, :3]/steps
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
-        raise ValueError(f"{path}: its axes are not perpendicular (a sheared affine): resample it first, "
+        raise ValueError("its axes are not perpendicular (a sheared affine): resample it first, "
                          "for example with nibabel.processing.resample_to_output")
-    data = np.ascontiguousarray(data.T, data.dtype.newbyteorder('=')) # exact: as it is stored
-    return _image(data, spacing, affine[:3, 3], axes), notes
+
+def _which(shape:tuple[int, ...], index:int|None) -> int: # 0 where there is one
+    "The number of the volume that is read; raises `ValueError` for none, or for several without `index`."
+    many = [n for n in shape[3:] if n > 1]
+    if len(shape) >= 3 and not many: return 0
+    if len(many) == 1 and index is not None:
+        if 0 <= index < many[0]: return index
+        raise ValueError(f"it holds {many[0]} volumes: index {index} is not among 0 to {many[0] - 1}")
+    while len(shape) > 3 and shape[-1] == 1: shape = shape[:-1]
+    choose = f": choose one of its {many[0]} volumes (--index 0 to {many[0] - 1})" if len(many) == 1 else ''
+    raise ValueError(f"it has {len(shape)} dimensions, {' x '.join(map(str, shape))}, expected 3{choose}")
+
+def _stored(claim:_Claim, k:int) -> bytes|bytearray: # of volume k
+    "The bytes of a volume; raises `ValueError` unless the file holds what its header claims."
+    voxels, width = prod(claim.shape[:3]), claim.dtype.itemsize
+    n, total, size = voxels*width, prod(claim.shape)*width, claim.file.stat().st_size
+    start = claim.start if claim.start >= 0 else size - total
+    here = 0 if claim.packed == 'file' else start # of what is decompressed
+    most = (size - here)*_DEFLATE if claim.packed else size - start
+    short = ValueError(f"it is truncated or damaged: its header claims {total} bytes of voxels, the file has "
+                       "fewer; copy it again")
+    if claim.start < 0 and claim.packed:
+        raise ValueError("the place of its compressed voxels is unknown: copy it again")
+    if start < 0 or most < total: raise short
+    if voxels > _MOST:
+        raise ValueError(f"{voxels} voxels are more than {_MOST}: crop it, or halve its resolution")
+    kept, spare, over = bytearray(), n//claim.shape[2], most - total
+    if claim.file.suffix.lower() in ('.mgz', '.mgh'): spare = max(spare, 2**16) # FreeSurfer appends tags
+    if not claim.packed:
+        with open(claim.file, 'rb') as f:
+            f.seek(start + k*n)
+            kept = bytearray(f.read(n))
+    else:
+        first, end, at = start - here + k*n, start - here + total, 0
+        for piece in _pieces(claim.file, here, True):
+            if at + len(piece) > first and len(kept) < n: kept += piece[max(first - at, 0):first + n - at]
+            at += len(piece)
+            if at >= end + spare: break
+        over = at - end
+    if over < 0 or len(kept) < n: raise short
+    if over >= spare:
+        raise ValueError(f"it is damaged: its header claims {total} bytes of voxels, the file has more; copy "
+                         "it again")
+    return kept
 
 # %% ../nbs/00b_volume.ipynb #cell-049
+_READERS:dict[str, Any] = {'NIfTI': _nifti, 'FreeSurfer': _freesurfer, 'NRRD': _nrrd, 'MetaImage': _metaimage}
+
+def _format(start:bytes) -> str: # a key of _FORMATS
+    "The format of a file by how it begins; raises `ValueError` for any other."
+    if start.startswith(b'NRRD'): return 'NRRD'
+    if start.startswith(b'\0\0\0\1'): return 'FreeSurfer'
+    if {int.from_bytes(start[:4], order) for order in ('little', 'big')} & {348, 540}: return 'NIfTI'
+    if re.match(rb'\s*[A-Za-z]+ *= *\S', start): return 'MetaImage'
+    raise ValueError(f"it is truncated, damaged, or none of {', '.join(_FORMATS)}; copy it again")
+
+def _claim(path:Path) -> _Claim:
+    "What the header of a volume file says; raises `ValueError` saying what cannot be."
+    name, header = path.name.lower(), path
+    if name.endswith(('.img', '.img.gz')): header = _partner(path, 'hdr')
+    start, packed = _first(header, 2**20)
+    kind = _format(start)
+    claim, notes = _READERS[kind](header, start, packed), []
+    if not name.endswith(_FORMATS[kind]): notes = [f'it is {kind}, against its name']
+    elif header == path and kind in ('NIfTI', 'FreeSurfer') and packed != name.endswith(('.gz', '.mgz')):
+        notes = [f"it is {'' if packed else 'not '}compressed, against its name"]
+    return claim._replace(notes=(*notes, *claim.notes))
+
+def _decoded(stored:bytes|bytearray, claim:_Claim, exact:bool) -> np.ndarray: # (z,y,x) float32, or exact
+    "The voxels of a volume."
+    a = np.frombuffer(stored, claim.dtype).reshape(claim.shape[2::-1])
+    if claim.scale != (1, 0): a = nibabel.volumeutils.apply_read_scaling(a, *claim.scale)
+    if exact and a.dtype.kind in 'iu': return a.astype(a.dtype.newbyteorder('='))
+    with np.errstate(over='ignore'): return a.astype(np.float64 if exact else np.float32)
+
 def _file(path:Path, index:int|None=None, exact:bool=False) -> tuple[sitk.Image, list[str]]: # float32, notes
     "A volume file; raises `ValueError` naming a file that cannot be used."
-    name = path.name.lower()
-    if name.endswith(('.nii', '.nii.gz')): return _nifti(path, index, exact)
-    if not name.endswith(VOLUMES):
+    if not path.name.lower().endswith(VOLUMES):
         raise ValueError(f"{path} is not a volume: name a DICOM folder or file, or a "
                          f"{', '.join(VOLUMES)} file")
-    try: img = sitk.ReadImage(str(path))
-    except RuntimeError as e:
+    try:
+        with np.errstate(all='ignore'): claim = _claim(path) # what is not finite is refused below
+        _check_kind(claim)
+        stored = _stored(claim, _which(claim.shape, index))
+        with np.errstate(all='ignore'): _check_place(claim)
+    except (EOFError, zlib.error) as e:
         raise ValueError(f"cannot read {path}: it is truncated or damaged; copy it again") from e
-    if img.GetDimension() == 4 and index is not None: img = img[..., index]
-    dimensions, values = img.GetDimension(), img.GetNumberOfComponentsPerPixel()
-    if dimensions != 3 or values > 1:
-        choose = ': choose one of its volumes (--index)' if dimensions == 4 else ''
-        raise ValueError(f"{path} has {dimensions} dimensions and {values} values a voxel, "
-                         f"expected 3 and 1{choose}")
-    return img if exact else sitk.Cast(img, sitk.sitkFloat32), []
+    except (ValueError, WrapStructError) as e: raise ValueError(f"cannot read {path}: {e}") from e
+    a, axes = _decoded(stored, claim, exact), claim.affine[:3, :3]
+    spacing = np.linalg.norm(axes, axis=0)
+    return _image(a, spacing, claim.affine[:3, 3], axes/spacing), [*claim.notes]
 
 # %% ../nbs/00b_volume.ipynb #cell-051
 def _why_not_hu(
@@ -1262,30 +1627,77 @@ def _why_not_hu(
     high:float,  # almost the largest: 1 in 1000 is above
     most:float,  # largest value
 ) -> str:        # '' when there is nothing to say against it
-    "Why the values of a CT cannot be Hounsfield units."
+    "Why a range of values cannot be that of Hounsfield units."
     if most == low: return "all voxels are the same"
     if low < -30: return '' # fat or air
     if low < 0 and most < 20: return "it was normalised to a mean of 0"
     if most <= 1: return "it has been windowed to [0,1]"
-    if most == 255: return "it has been windowed to 8 bits"
+    if low == 0 and most in (254, 255): return "it has been windowed to 8 bits"
     if high > 1000: return "air would be near -1000; the intercept was lost, or the range rescaled"
     return ''
+
+# %% ../nbs/00b_volume.ipynb #d7985c75
+def _sample(image:sitk.Image) -> np.ndarray: # (z,y,x)
+    "At most 64 voxels along each axis."
+    a = sitk.GetArrayViewFromImage(image)
+    return np.asarray(a[tuple(slice(None, None, -(-n//64)) for n in a.shape)], np.float32)
+
+def _share(a:np.ndarray, low:float, high:float) -> float:
+    "The part of the values that lies in a range."
+    return float(((a >= low) & (a <= high)).mean())
+
+def _has_air(a:np.ndarray) -> bool:
+    "Do the values peak near -1000?"
+    return _share(a, -1100, -900) > max(.01, _share(a, -800, -400))
+
+def _is_hu(a:np.ndarray) -> bool: # from _sample
+    "Do the values show what Hounsfield units mean? See the three ways above."
+    low, most = float(a.min()), float(a.max())
+    def inner(x): return x[(x > low) & (x < most) & (x != 0)] # neither clipped nor background
+    def peak(x, low, high, width): # most frequent value, and the part of the values as near as the width
+        counts, edges = np.histogram(x, np.arange(low, high + 1, width))
+        near = np.convolve(counts, [1, 1, 1], 'same')
+        return edges[near.argmax()] + width/2, near.max()/x.size
+    body = inner(a[a > -700])
+    if body.size < 50: return False
+    common, _ = peak(body, -700, 3100, 10)
+    if _has_air(a): return bool(-150 <= common <= 150)
+    deep = _share(a[a > low], -2000, -300)
+    if deep > .05: # lung
+        return bool(-1100 <= low <= -700 and abs(common) <= 150 and _share(a, low, low + 60) < deep/2)
+    middle = inner(a[tuple(slice(n//4, n - n//4) for n in a.shape)])
+    if middle.size < 50: middle = body
+    first, median, third = np.quantile(middle, [.25, .5, .75])
+    noisy = peak(middle, -100, 200, 1)[1] < .5
+    bright = np.quantile(a, .999)
+    clear = bright <= 130 or bright >= 400 or (a == most).mean() > .001 # bare, with bone, clipped
+    return bool(10 <= median <= 70 and third - first <= 25 and noisy and clear and bright < 4100
+                and _share(middle, -20, 100) > .6)
+
+def _is_offset(a:np.ndarray) -> bool: # from _sample
+    "Are they those of a CT whose intercept was lost, with air near 0?"
+    return any(_has_air(a - x) and _is_hu((a - x).clip(-100)) for x in (1000, 1024)) # clipped: by its tissue
 
 # %% ../nbs/00b_volume.ipynb #8064a229
 def check_hu(
     image:sitk.Image, # CT
     path:Path|str,    # named in messages
+    said:bool=False,  # does a header say that it is a CT? Then only what speaks against HU counts
 ) -> None:
     "Raises `ValueError` unless the values of a CT can be Hounsfield units."
     a = sitk.GetArrayViewFromImage(image)
     low, high, most = float(a.min()), float(np.quantile(a.ravel()[::7], .999)), float(a.max())
     if not np.isfinite([low, most]).all():
         raise ValueError(f"{path}: not all of its values are numbers")
+    sample = _sample(image)
+    if _is_hu(sample): return
     why = _why_not_hu(low, high, most)
+    if not why and not said: why = 'no air near -1000 around soft tissue near 0, and no soft tissue alone'
+    if _is_offset(sample): why = 'air would be near -1000; the intercept was lost'
     if why:
         raise ValueError(f"{path}: wrong units, its values from {low:g} to {most:g} are not Hounsfield units "
                          f"({why}). Take the original, or say --ct-units other with a --window CENTRE,WIDTH "
-                         "in the numbers of the file. Is it an MRI? Say --pair mri-mri")
+                         "in the numbers of the file. Is it an MRI? Name the CT first, or say --pair mri-mri")
 
 # %% ../nbs/00b_volume.ipynb #a0cdf48d
 _CT_WORDS = {'ct', 'cta', 'ncct', 'cbct'}
@@ -1293,10 +1705,9 @@ _MR_WORDS = {'mr', 'mri', 't1', 't1w', 't1c', 't1ce', 't1gd', 't2', 't2w', 't2st
              'dwi', 'adc', 'swi', 'tof', 'mprage'}
 
 def has_air(image:sitk.Image) -> bool: # False for any unit but HU
-    "Do the values of a volume peak near -1000, as those of the air around a body do in Hounsfield units?"
-    a = sitk.GetArrayViewFromImage(image).ravel()[::7]
-    def share(low, high): return ((a >= low) & (a <= high)).mean()
-    return bool(share(-1100, -900) > max(.01, share(-800, -400)))
+    "Do the values peak near -1000 and near 0, as air and the body within do in Hounsfield units?"
+    sample = _sample(image)
+    return _has_air(sample) and _is_hu(sample)
 
 def guess_modality(
     image:sitk.Image, # of a file that does not say
@@ -1319,15 +1730,24 @@ def is_volume(
     if path.name.lower().endswith(VOLUMES): return True
     return path.is_file() and (zipfile.is_zipfile(path) or dicom(path))
 
+def check_folder_of_files(folder:Path) -> None:
+    "Raises `ValueError` for a folder that holds volume files and no DICOM: one of them is to be named."
+    files = sorted(p for p in folder.iterdir() if p.name.lower().endswith(VOLUMES) and p.name[:1] != '.')
+    if files and not is_volume(folder):
+        raise ValueError(f"{folder} is a folder of volume files such as {files[0].name}: name the files, two "
+                         "scans at a time")
+
 # %% ../nbs/00b_volume.ipynb #4454200c
 def _finite(
     image:sitk.Image,
     notes:list[str], # added to
+    path:Path,       # named in messages
 ) -> sitk.Image:     # the same, or a copy
     "Background where a volume holds no numbers (NaN)."
     a = sitk.GetArrayViewFromImage(image)
     bad = ~np.isfinite(a)
-    if not bad.any() or bad.all(): return image
+    if bad.all(): raise ValueError(f"{path}: none of its values is a number")
+    if not bad.any(): return image
     notes.append(f'{bad.sum()} voxels that are not numbers were set to the smallest value')
     return like(np.where(bad, a[~bad].min(), a), image)
 
@@ -1360,21 +1780,30 @@ def _from_dicom(path:Path, modality:str|None, pick:str|None, prefer:str|None, ga
         scan = read_series(replace(series, modality=asked), path, gaps)
     return scan._replace(notes=[*scan.notes, _taken(asked, f"{why}: its header says {said or 'nothing'}")])
 
+def _check_guess(image:sitk.Image, path:Path, kind:str) -> None:
+    "Raises `ValueError` for a guess by the place that the values do not support."
+    sample = _sample(image)
+    if _is_hu(sample): why = 'values that can be those of a CT without air, or of an MRI'
+    elif kind == 'MR' and _is_offset(sample): why = 'the values of a CT whose intercept was lost'
+    else: return # as a CT it is refused by check_hu
+    raise ValueError(f"{path} has {why}, and its name tells nothing: say what the files are with --pair, "
+                     "such as --pair ct-mri (modality= of read_volume), or put CT or MRI into the name")
+
 def _from_file(path:Path, modality:str|None, index:int|None, prefer:str|None) -> Scan:
     "The volume of a file; what it is is guessed where nobody says it."
     image, notes = _file(path, index)
-    image = _finite(image, notes)
+    image = _finite(image, notes, path)
     if modality is None:
         modality, how = guess_modality(image, path.name)
         if not modality and prefer:
             modality, how = prefer, 'its place'
-            if prefer == 'CT': how += ', though without air near -1000 HU'
+            _check_guess(image, path, prefer)
         guess = f'by {how}: a guess, which --pair (modality= of read_volume) overrules'
         if modality: notes.append(_taken(modality, guess))
     return Scan(image, modality, notes, [], set(), path.name)
 
 def read_volume(
-    path:Path|str,          # DICOM folder, file of a series, .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd
+    path:Path|str,          # DICOM folder, file of a series, or a file that ends as one of VOLUMES
     modality:str|None=None, # CT or MR: which series, and what a file holds that does not say; None: any
     series:str|None=None,   # see choose_series
     index:int|None=None,    # which volume of a 4-D file, from 0; None: the file has one
@@ -1385,16 +1814,23 @@ def read_volume(
     "Read a volume; raises `FileNotFoundError`, `PermissionError` or `ValueError` naming what is wrong."
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f"{path}: no such file or folder")
+    if not (path.is_file() or path.is_dir()): raise ValueError(f"{path} is neither a file nor a folder")
+    if path.is_dir(): check_folder_of_files(path)
     if path.is_file() and zipfile.is_zipfile(path):
         raise ValueError(f"{path} is a zip archive: unpack it and name the folder")
     if path.is_dir() or path.suffix.lower() in _ENDINGS or _is_dicom(path): scan = _from_dicom(path, modality, series, prefer, allow_gaps)
     else: scan = _from_file(path, modality, index, prefer)
-    if scan.modality == 'CT' and hu: check_hu(scan.image, path)
+    if not hu: return scan
+    said = [str(h.get('Modality')) for h in scan.headers[:1]]
+    if scan.modality == 'CT': check_hu(scan.image, path, said == ['CT'])
+    if scan.modality == 'MR' and not said and has_air(scan.image):
+        raise ValueError(f"{path} is a CT and no MRI: its values are Hounsfield units. Name the CT first; of "
+                         "two CT say --pair ct-ct")
     return scan
 
 # %% ../nbs/00b_volume.ipynb #6de49d25
 def read_labels(
-    path:Path|str,       # .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd
+    path:Path|str,       # a file that ends as one of VOLUMES
     index:int|None=None, # which volume of a 4-D file, from 0; None: the file has one
 ) -> sitk.Image:         # of the integer type that is stored, int32 for a floating-point one
     "Read a segmentation; raises `FileNotFoundError`, or `ValueError` for one not of whole numbers in 3-D."
