@@ -339,7 +339,7 @@ def _white(kind:str, most:float) -> float: # nan: nothing tells
     if kind == 'uint8': return 255
     if kind == 'uint16' and not 0 < most < 2**14: return 65535
     if kind == 'float32' and most <= 1.0001: return 1
-    if kind == 'float32' and most < 32: return float('nan')
+    if kind == 'float32' and not 32 <= most < 2**32: return float('nan')
     return 2**max(8, int(np.ceil(most)).bit_length()) - 1
 
 def _enough(kind:str, most:float) -> bool:
