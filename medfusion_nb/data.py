@@ -6,8 +6,8 @@
 __all__ = ['MAX_PIXELS', 'BT601', 'Range', 'EXTENSIONS', 'WINDOWS', 'Window', 'Ranges', 'VALID', 'TEST', 'data_root', 'luminance',
            'find_range', 'parse_range', 'decode_image', 'color_share', 'read_image', 'check_format', 'write_image',
            'get_window', 'window_ct', 'parse_window', 'read_hu', 'Pair', 'image_files', 'find_pairs', 'llvip_pairs',
-           'find_ranges', 'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'PairDataset', 'FusionDataset',
-           'dataloader', 'same_size']
+           'range_of', 'find_ranges', 'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'PairDataset',
+           'FusionDataset', 'dataloader', 'same_size']
 
 # %% ../nbs/00_data.ipynb #cell-002
 import argparse
@@ -624,6 +624,13 @@ def _home(path:Path|str) -> Path:
 
 Ranges = tuple[dict[Path, Range], dict[Path, Range]] # white of the first and of the second images, by folder
 
+def range_of(
+    found:dict[Path, Range], # of find_ranges, of the first or the second images
+    path:Path|str,           # image file
+) -> Range:                  # for decode_image
+    "What is white in a file."
+    return found.get(_home(path))
+
 def find_ranges(
     pairs:Iterable[Any],                 # Pairs of image files, all of the set and not of a split only
     range:Any=None,                      # white: a number, one for a and one for b; None: by the numbers
@@ -632,6 +639,7 @@ def find_ranges(
 ) -> Ranges:
     "What is white in the images of pairs, one for each folder."
     given = range if isinstance(range, tuple) else (range, range)
+    pairs = list(pairs)
     homes:Ranges = {}, {}
     for k, found in enumerate(homes):
         groups:dict[Path, list[Path]] = {}
@@ -821,14 +829,14 @@ class FusionDataset(PairDataset):
 
     def _load_a(self, path:Path|str) -> np.ndarray: # (H,W) or (H,W,3), uint8 or uint16
         "Decode a first image."
-        if self.window is None: return decode_image(path, self.color, self.ranges[0].get(_home(path)))
+        if self.window is None: return decode_image(path, self.color, range_of(self.ranges[0], path))
         a = np.round(65535*window_ct(read_hu(path), self.window)).astype(np.uint16)
         return np.repeat(a[..., None], 3, 2) if self.color else a
 
     def _load(self, i:int) -> tuple[np.ndarray, np.ndarray]: # a (H,W) or (H,W,3), b (H,W), uint8 or uint16
         "Decode pair `i`."
         _, path_a, path_b = self.pairs[i]
-        a, b = self._load_a(path_a), decode_image(path_b, False, self.ranges[1].get(_home(path_b)))
+        a, b = self._load_a(path_a), decode_image(path_b, False, range_of(self.ranges[1], path_b))
         if a.shape[:2] != b.shape:
             raise ValueError(f"{path_a} has {a.shape[0]} x {a.shape[1]} pixels, "
                              f"{path_b} has {b.shape[0]} x {b.shape[1]}: "

@@ -74,7 +74,12 @@ def keep_color(
     return fused if img.ndim == 2 else (img + (fused - luminance(img))[..., None]).clip(0, 1)
 
 # %% ../nbs/07_fuse.ipynb #cell-016
-def _image(x:Any, what:str, color:bool=False, range:Any=None) -> np.ndarray: # (H,W) float32; (H,W,3) with `color`
+def _image(
+    x:Any,            # file or array
+    what:str,         # it is
+    color:bool=False, # may it be in colour?
+    range:Any=None,   # of a file, see read_image
+) -> np.ndarray:      # (H,W) float32; (H,W,3) with `color`
     "An image from a file, or an array as it is."
     if isinstance(x, (str, Path)):
         if not Path(x).is_file(): raise FileNotFoundError(f"{what} {x}: no such file")
@@ -116,7 +121,8 @@ def check_colors(
         white = range if isinstance(range, tuple) else (range, range)
         shares = [_share(x, w) for x, w in zip((ct, mri), white)]
         if keeps and shares[1] and not shares[0]:
-            raise ValueError(f"{names[1]} {mri} is in colour, and {names[0]} {ct} is grey: name the {names[0]} first")
+            raise ValueError(f"{names[1]} {mri} is in colour, and {names[0]} {ct} is grey: "
+                             f"name the {names[0]} first")
         for k, (x, share) in enumerate(zip((ct, mri), shares)):
             if share and not (keeps and k == 0): found[k].append((x, share))
     for what, some, how in zip(names, found, ('keeps it', 'keeps that of the first image')):
@@ -165,7 +171,7 @@ def fuse(
     bits:int=8,               # 8 or 16 bits a pixel in the file
     force:bool=False,         # overwrite an existing file?
     pair:str='ct-mri',        # see `PAIRS`; a PET or SPECT may be in colour
-    range:Any=None,           # of files: the number that is white, one for both or two; None: by their numbers
+    range:Any=None,           # of files: the number that is white, one for both or two; None: by the numbers
 ) -> np.ndarray:              # float32 (H,W) in [0,1], (H,W,3) of a pair in colour
     "Fuse a CT and an MRI; raises `OSError` or `ValueError` naming the file or the shape that does not fit."
     a, b = read_pair(ct, mri, pair, range)
@@ -228,8 +234,8 @@ def plan(
     if folders and (out.suffix.lower() in EXTENSIONS or out.is_file()):
         raise ValueError(f"output {out}: two folders are fused into a folder, this is the name of a file")
     kinds = 'fused', *extra
-    first, second = ([*w.values()] or [None] for w in find_ranges(pairs if ct else (), range))
-    return [Job(p.name, p.a, p.b, _outputs(out, p.name, kinds, folders), (first[0], second[0])) for p in pairs]
+    white = tuple(next(iter(w.values()), None) for w in find_ranges(pairs if ct else (), range))
+    return [Job(p.name, p.a, p.b, _outputs(out, p.name, kinds, folders), white) for p in pairs]
 
 # %% ../nbs/07_fuse.ipynb #cell-045
 Loaded = tuple[Job, np.ndarray, np.ndarray] # job, ct, mri
@@ -411,8 +417,8 @@ def _are_volumes(
     "Is a volume among them? Raises `ValueError` when one file is a volume and another an image."
     kinds = {is_volume(p): p for p in paths if p.exists()}
     if len(kinds) > 1:
-        raise ValueError(f"{kinds[True]} is a volume and {kinds[False]} is none: name two volumes, or two images "
-                         "or folders of images")
+        raise ValueError(f"{kinds[True]} is a volume and {kinds[False]} is none: name two volumes, "
+                         "or two images or folders of images")
     return True in kinds
 
 def _fuse_images(given:dict[str, Any]) -> dict[str, Any]: # network, written
