@@ -353,7 +353,7 @@ def _range_note(kind:str, most:float, white:float) -> str: # '' where there is n
     if white != white: return '' # refused when it is decoded
     if most < white/8: return f'nearly black, {what}, and white is {white:g}; --range sets another white'
     if kind == 'uint8' or white == 1: return ''
-    if white == 65535:
+    if kind == 'uint16' and white == 65535:
         half = f'half of the 16-bit range is empty ({what}): --range 32767 if that is white'
         return half if most < 2**15 else ''
     held = dict(uint16='16-bit', int32='signed or 32-bit', float32='real')[kind]

@@ -38,7 +38,7 @@ from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .core import Option, as_text, command, staged
+from .core import Option, as_text, command, staged, to_json
 from .data import (EXTENSIONS, TEST, VALID, WINDOWS, FusionDataset, Pair, Range, Window,
                                aanlib_patient, data_root, find_pairs, find_range, find_ranges, parse_range,
                                parse_window, read_image, same_size, split_by_patient, write_image)
@@ -973,7 +973,7 @@ def result_files(
              'findings.png': None if table is None else kept_figure(table), **figures}
     return {'detailed_metrics.csv': scores.to_csv(index=False).encode(),
             'findings.csv': None if table is None else table.to_csv(index=False).encode(),
-            'summary_statistics.json': json.dumps(summary(*result), indent=1, allow_nan=False).encode(),
+            'summary_statistics.json': json.dumps(to_json(summary(*result)), indent=1).encode(),
             **{k: None if f is None else _png(f) for k, f in drawn.items()}}
 
 # %% ../nbs/04_evaluate.ipynb #cell-078
