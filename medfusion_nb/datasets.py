@@ -33,7 +33,8 @@ from tqdm import tqdm
 
 from . import __version__
 from .core import Option, checkerboard, command_of, show_images, staged
-from .data import Pair, find_pairs, split_by_patient, image_files, read_image
+from .data import (Pair, Ranges, find_pairs, find_ranges, image_files, parse_range, range_of,
+                               read_image, split_by_patient)
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 else: Figure = 'Figure' # at run time a name: nothing is imported for a type
@@ -513,9 +514,16 @@ def _patient_splits(pairs:list[Pair]) -> list[str]: # split of each pair
     return [where[p] for p in pairs]
 
 # %% ../nbs/00d_datasets.ipynb #cell-048
-def _look(p:Pair) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]]: # row of the table, both thumbnails
+def _read(p:Pair, ranges:Ranges) -> tuple[np.ndarray, np.ndarray]: # (H,W) in [0,1]
+    "Both images of a pair."
+    return read_image(p.a, range=range_of(ranges[0], p.a)), read_image(p.b, range=range_of(ranges[1], p.b))
+
+def _look(
+    p:Pair,
+    ranges:Ranges, # what is white
+) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]]: # row of the table, both thumbnails
     "Read one pair: size, alignment, thumbnails; raises `ValueError` on a file that cannot be read."
-    a, b = read_image(p.a), read_image(p.b)
+    a, b = _read(p, ranges)
     (height, width), other = a.shape, b.shape
     if a.shape != b.shape:
         raise ValueError(f'{p.a} has {height} x {width} pixels, {p.b} has {other[0]} x {other[1]}')
@@ -544,12 +552,14 @@ def verify(
     b:str|None=None,      # folder of the second modality; None: MRI or infrared
     max_shift:float=4.,   # largest estimated shift that is no problem, pixels
     progress:bool=False,  # a progress bar, when standard error is a terminal?
+    range:Any=None,       # the number that is white, one for both or two; None: by the numbers of a folder
 ) -> dict[str, Any]:      # ok, problems, pairs (table rows), splits, sizes, repeated
     "Check files, sizes, splits and alignment; raises `FileNotFoundError` for a folder of another layout."
     pairs, problems = _collect(folder, a, b)
+    ranges = find_ranges([p for _, p in pairs], range, problems.append)
     rows, thumbs, good = [], [], []
     for split, p in tqdm(pairs, desc='verify', unit='pair', disable=None if progress else True):
-        try: row, small = _look(p)
+        try: row, small = _look(p, ranges)
         except (ValueError, OSError) as e:
             problems.append(str(e))
             continue
@@ -563,7 +573,7 @@ def verify(
     problems += same + [f"{r['name']}: shifted by about {r['shift']:.0f} pixels" for r in moved]
     splits = Counter(r['split'] or 'all' for r in rows)
     sizes = Counter((r['width'], r['height']) for r in rows)
-    return dict(ok=not problems, folder=str(folder), pairs=rows, splits=dict(splits),
+    return dict(ok=not problems, folder=str(folder), range=range, pairs=rows, splits=dict(splits),
                 sizes={f'{w} x {h}': n for (w, h), n in sorted(sizes.items())},
                 repeated=repeated, problems=problems)
 
@@ -607,9 +617,12 @@ def worst_figure(
     "The pairs of the worst alignment as checkerboards; raises `ValueError` when there is none."
     found = sorted(result['pairs'], key=lambda r: -r['shift'])[:worst]
     if not found: raise ValueError(f"{result['folder']}: no pair to show")
+    def pair(row): return Pair(row['name'], row['a'], row['b'])
+    all_pairs = [pair(r) for r in result['pairs']]
+    ranges = find_ranges(all_pairs, result.get('range'), lambda text: None) # verify has said it
     boards = []
     for r in found:
-        a, b = read_image(r['a']), read_image(r['b'])
+        a, b = _read(pair(r), ranges)
         tile = max(max(a.shape)//8, 1)
         boards.append(checkerboard(a, b, tile))
     titles = [f"{r['name']}: {r['shift']:.0f} pixels" for r in found]
@@ -637,11 +650,13 @@ def _verify(
     a:str|None=None,      # folder of the first modality (default: CT or visible)
     b:str|None=None,      # folder of the second modality (default: MRI or infrared)
     max_shift:float=4.,   # largest estimated shift that is no problem, pixels
+    # the number that is white in files of more than 8 bits, or one for each folder, such as 255,4095
+    range:Annotated[Any, Option(read=parse_range)]=None,
     worst:int=5,          # pairs of the worst alignment to show
     figure:str|None=None, # PNG file to write with the worst pairs as checkerboards (default: none)
 ) -> dict[str, Any]:
     "Check your folder: counts, sizes, names, duplicates between splits, alignment; exit code 1 for a fault."
-    result = verify(folder, a, b, max_shift, progress=True)
+    result = verify(folder, a, b, max_shift, True, range)
     print(verify_text(result, worst))
     if figure:
         with staged(figure) as part: worst_figure(result, worst).savefig(part, format='png')

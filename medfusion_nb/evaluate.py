@@ -38,10 +38,10 @@ from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .core import Option, command, staged
-from .data import (EXTENSIONS, TEST, VALID, WINDOWS, FusionDataset, Pair, Window, aanlib_patient,
-                               data_root, find_pairs, parse_window, read_image, same_size, split_by_patient,
-                               write_image)
+from .core import Option, as_text, command, staged, to_json
+from .data import (EXTENSIONS, TEST, VALID, WINDOWS, FusionDataset, Pair, Range, Window,
+                               aanlib_patient, data_root, find_pairs, find_range, find_ranges, parse_range,
+                               parse_window, read_image, same_size, split_by_patient, write_image)
 from .phantom import PhantomDataset
 from .model import (PairNet, attention_figure, attention_maps, fold_batch_norm, load_network, luma,
                                 pick_device)
@@ -228,9 +228,10 @@ def read_fused(
     files:dict[str, Path], # name -> file
     a:Tensor,              # (B,1|3,H,W) first sources, for size and device
     names:Sequence[str],   # names of the B pairs
+    range:Range=None,      # what is white in them
 ) -> Tensor:               # (B,1,H,W) in [0,1]
     "Fused images of a batch from files; ValueError names a file whose size is not its sources'."
-    images = [read_image(files[n]) for n in names]
+    images = [read_image(files[n], range=range) for n in names]
     for n, x in zip(names, images):
         if x.shape != a.shape[-2:]:
             raise ValueError(f'{files[n]} has {x.shape[0]} x {x.shape[1]} pixels, its sources have '
@@ -248,7 +249,10 @@ def _of_function(f:Callable) -> Callable:
 
 def _of_files(files:dict) -> Callable:
     "The same of fused images in files, name -> file."
-    return lambda a, b, names: read_fused(files, a, names)
+    folders = {p.parent for p in files.values()}
+    there = sorted(p for f in folders for p in f.iterdir() if p.suffix.lower() in EXTENSIONS)
+    white = find_range(there) # all of a folder, also where one pair is shown
+    return lambda a, b, names: read_fused(files, a, names, white)
 
 def fusers(
     model:Networks,           # see as_networks
@@ -631,7 +635,7 @@ def kept_figure(
     for x in (0, 1/3, 1): ax.axvline(x, color='.6', lw=.8, ls='-' if x == 1 else ':')
     colours = sns.color_palette('colorblind', t.shape[1])
     for marker, colour, (k, v) in zip('osD^v<>Pp*X'*9, colours, t.items()):
-        ax.plot(v, range(len(t)), marker, color=colour, ms=5, alpha=.85, label=k)
+        ax.plot(v, range(len(t)), marker, color=colour, ms=5, alpha=.85, label=as_text(k))
     ax.set_yticks(range(len(t)), t.index)
     ax.set(xlabel='share of the contrast kept, median; dotted: 0, and 1/3, below which a finding is lost')
     fig.legend(loc='outside right center', frameon=False)
@@ -813,6 +817,7 @@ def performance_figure(
 ) -> Figure:
     "The eight metrics of every pair, by method and patient."
     s = scores[scores.variant == 'cdd']
+    s = s.assign(method=s.method.map(as_text), patient=s.patient.astype(str).map(as_text))
     metrics, n = list(s.metric.unique()), s.method.nunique()
     fig, axes = plt.subplots(2, 4, figsize=(10, 1.4+.5*n), dpi=72, sharey=True, layout='constrained',
                              facecolor='white')
@@ -889,17 +894,17 @@ def edge_figure(
     edges = {k: gradient_magnitude(x) for k, x in {sources[0]: a, sources[1]: b, **fused}.items()}
     best, first = torch.maximum(edges[sources[0]], edges[sources[1]]), next(iter(fused))
     for ax, k in zip(images, (*sources, first)):
-        show(ax, edges[k], f'edges of {k}', cmap='gray', vmin=0, vmax=60)
+        show(ax, edges[k], f'edges of {as_text(k)}', cmap='gray', vmin=0, vmax=60)
     axes = bottom.subplots(1, len(fused), squeeze=False)[0]
     for ax, (k, x) in zip(axes, fused.items()):
-        diff = show(ax, edges[k]-best, f'{k}: lost, added', cmap='RdBu_r', vmin=-30, vmax=30)
-        curve.loglog(*edge_curve(x, a, b), 'o-', ms=3, lw=2.2 if k == first else 1, label=k)
+        diff = show(ax, edges[k]-best, f'{as_text(k)}: lost, added', cmap='RdBu_r', vmin=-30, vmax=30)
+        curve.loglog(*edge_curve(x, a, b), 'o-', ms=3, lw=2.2 if k == first else 1, label=as_text(k))
     curve.axline((1, 1), (100, 100), color='.4', lw=.8, ls='--')
     curve.set_xlabel('stronger edge of the sources, grey levels a pixel', fontsize=8)
     curve.set_ylabel('edge of the fused image', fontsize=8)
     curve.legend(fontsize=7, frameon=False, loc='center left', bbox_to_anchor=(1, .5))
     bottom.colorbar(diff, ax=axes, shrink=.7, label='grey levels a pixel')
-    fig.suptitle(f'Edges {name}', fontsize=10)
+    fig.suptitle(f'Edges {as_text(name)}', fontsize=10)
     plt.close(fig)
     return fig
 
@@ -968,7 +973,7 @@ def result_files(
              'findings.png': None if table is None else kept_figure(table), **figures}
     return {'detailed_metrics.csv': scores.to_csv(index=False).encode(),
             'findings.csv': None if table is None else table.to_csv(index=False).encode(),
-            'summary_statistics.json': json.dumps(summary(*result), indent=1, allow_nan=False).encode(),
+            'summary_statistics.json': json.dumps(to_json(summary(*result)), indent=1).encode(),
             **{k: None if f is None else _png(f) for k, f in drawn.items()}}
 
 # %% ../nbs/04_evaluate.ipynb #cell-078
@@ -1060,10 +1065,13 @@ def evaluation_dataset(
     test:Sequence[str]=TEST,         # test patients
     patient:Callable=aanlib_patient, # name of a pair -> patient
     window:Window|None=None, # (centre, width) in HU for CT files in Hounsfield units; None: windowed already
+    range:Any=None,                  # of images: the number that is white, see find_ranges
 ) -> Any:                            # dataset with items (a, b, name)
     "The pairs that `medfusion_evaluate` scores."
     if not root: return PhantomDataset(8)
-    return FusionDataset(pairs_of(find_pairs(root, a, b), split, valid, test, patient), window=window)
+    pairs = find_pairs(root, a, b)
+    ranges = find_ranges(pairs, range, hu=window is not None)
+    return FusionDataset(pairs_of(pairs, split, valid, test, patient), window=window, range=ranges)
 
 # %% ../nbs/04_evaluate.ipynb #b1037772
 _WINDOW = Option(f"with --hu: {', '.join(WINDOWS)}, or CENTRE,WIDTH in HU", parse_window)
@@ -1087,6 +1095,8 @@ def medfusion_evaluate(
     window:Annotated[Window, _WINDOW]='brain',
     valid:str=','.join(VALID), # validation patients
     test:str=','.join(TEST), # test patients
+    # the number that is white in images of more than 8 bits, or one for each of the two, such as 255,4095
+    range:Annotated[Any, Option(read=parse_range)]=None,
     # regular expression for names, its first group is the patient (default: as in AANLIB)
     patient:str|None=None,
     show:str|None=None, # pair in the figures (default: the one of median Qabf)
@@ -1095,7 +1105,7 @@ def medfusion_evaluate(
     "Score both fusion networks beside four baselines and other methods: findings and metrics of every pair."
     rule = patient_rule(patient) if patient else aanlib_patient if root else str
     methods, splits = _methods(method), (valid.split(','), test.split(','))
-    ds = evaluation_dataset(root, a, b, split, *splits, rule, window if hu else None)
+    ds = evaluation_dataset(root, a, b, split, *splits, rule, window if hu else None, range)
     of_ct, networks = a.upper().startswith('CT'), load_networks(weights)
     findings = of_ct and not no_findings
     if findings_out and not of_ct: raise ValueError(f'--findings-out: findings are of CT and MRI, not of {a}')

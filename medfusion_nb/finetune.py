@@ -21,8 +21,8 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .core import Option, command, log, staged
-from .data import TEST, VALID, FusionDataset, find_pairs, split_by_patient
+from .core import Option, as_text, command, log, staged
+from .data import TEST, VALID, FusionDataset, find_pairs, find_ranges, parse_range, split_by_patient
 from .phantom import Phantom, PhantomDataset, phantom_pair
 from .datasets import folder_digest
 from .model import (WEIGHTS, build_network, dequantize, fuse_batch, load_checkpoint,
@@ -70,6 +70,7 @@ def ct_mri(
     hu:bool=False,              # CT files are in Hounsfield units: window them as the configuration says
     a:str='CT',                 # folder of the first modality
     b:str='MRI',                # folder of the second
+    range:Any=None,             # of images: the number that is white, see find_ranges
 ) -> tuple[FusionDataset, FusionDataset]: # of the training pairs, and of the validation pairs
     "CT-MRI pairs, split by patient; raises `ValueError` where a part is empty."
     pairs = find_pairs(root, a, b)
@@ -77,8 +78,11 @@ def ct_mri(
     split = split_by_patient(pairs, valid=valid, test=test) if named else dict(train=pairs)
     if not valid: split['valid'] = split['train']
     for k in ('train', 'valid'):
-        if not split[k]: raise ValueError(f'{root}: no pair left for {k}; name other patients with valid=')
-    kw = dict(crop=cfg.crop, enhance=cfg.enhance_contrast, seed=cfg.seed, window=cfg.window if hu else None)
+        if not split[k]:
+            raise ValueError(f'{root}: no pair left for {k}; name other patients with --valid and --test '
+                             '(valid=, test=)')
+    kw:dict[str, Any] = dict(crop=cfg.crop, enhance=cfg.enhance_contrast, seed=cfg.seed)
+    kw |= dict(window=cfg.window if hu else None, range=find_ranges(pairs, range, hu=hu))
     augmented = dict(augment=True, rotate=cfg.rotate, scale=cfg.scale, mix=cfg.mix, turns=cfg.turns)
     return FusionDataset(split['train'], **augmented, **kw), FusionDataset(split['valid'], **kw)
 
@@ -100,12 +104,13 @@ def finetune(
     hu:bool=False,                 # CT files are in Hounsfield units: window them as the configuration says
     imagenet:Any=True,             # start of the encoders when there is no checkpoint
     progress:bool=True,            # a progress bar on a terminal, a logged line an epoch
+    range:Any=None,                # of images: the number that is white, see find_ranges
 ) -> list[dict[str, Any]]:         # history, one dict an epoch
     "Phase 2: fine-tune on CT-MRI pairs into `out/medical_fusion_finetuned.pth`, with curves and evaluation."
     cfg, out = cfg or Config.finetuning(), Path(out)
     if checkpoint: cfg = replace(cfg, network=network_of(checkpoint))
     if not hu: cfg = replace(cfg, window='brain') # other files, and the phantoms, are in that window already
-    if root: train_ds, valid_ds = ct_mri(root, cfg, valid, test, hu)
+    if root: train_ds, valid_ds = ct_mri(root, cfg, valid, test, hu, range=range)
     else:
         train_ds = PhantomDataset(32, seed=0, crop=cfg.crop, augment=True)
         valid_ds = PhantomDataset(8, seed=1000, crop=cfg.crop)
@@ -164,7 +169,7 @@ def result_figure(
     for row, (name, *images) in zip(axes, pictures):
         for ax, x, title in zip(row, images, ('CT', 'MRI', 'fused')):
             ax.imshow(x, cmap='gray', vmin=0, vmax=1)
-            ax.set(title=f'{title} {name}', xticks=[], yticks=[])
+            ax.set(title=f'{title} {as_text(name)}', xticks=[], yticks=[])
     return fig
 
 # %% ../nbs/03_finetune.ipynb #cell-036
@@ -213,6 +218,8 @@ def medfusion_finetune(
     valid:str=','.join(VALID),
     test:str=','.join(TEST),  # patients never looked at, comma separated
     hu:bool=False,            # CT files are in Hounsfield units: window them
+    # the number that is white in images of more than 8 bits, or one for each of the two, such as 255,4095
+    range:Annotated[Any, Option(read=parse_range)]=None,
     # default: as published; shipped: of the networks in the package, other defaults for what follows
     recipe:Annotated[str, Option(choices=tuple(PHASE2_RECIPES))]='default',
     cfg:Annotated[dict[str, Any]|None, Option(fields=Config.finetuning(), group='configuration')]=None,
@@ -229,6 +236,7 @@ def medfusion_finetune(
     def patients(text): return [p for p in text.split(',') if p]
     log.info(device_line())
     weights = {None: True, 'no': False}.get(imagenet, imagenet)
-    history = finetune(root, checkpoint, out, config, patients(valid), patients(test), hu, weights)
+    history = finetune(root, checkpoint, out, config, patients(valid), patients(test), hu, weights,
+                       range=range)
     evaluation = json.loads((Path(out)/'medical_fusion_evaluation.json').read_text())
     return dict(checkpoint=Path(out)/'medical_fusion_finetuned.pth', history=history, evaluation=evaluation)

@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .core import Option, command, log, staged
-from .data import FusionDataset, Window, dataloader, get_window, llvip_pairs, luminance, parse_window
+from .data import (FusionDataset, Window, dataloader, find_ranges, get_window, llvip_pairs, luminance,
+                               parse_range, parse_window)
 from .phantom import PhantomDataset
 from .model import BACKBONES, build_network, check_state, emulates_bf16, read_checkpoint, save_checkpoint
 from .findings import scatter
@@ -300,6 +301,8 @@ def data_digest(
     for name, *files in getattr(ds, 'pairs', ()):
         h.update(f'{name}\n'.encode())
         for f in files: h.update(sha256(Path(f).read_bytes()).digest())
+    white = [w for found in getattr(ds, 'ranges', ()) for w in found.values() if not isinstance(w, dict)]
+    if white: h.update(f'white {white}\n'.encode()) # as it was asked for
     if not hasattr(ds, 'pairs'):
         size = ds.phantoms[0].ct.shape if hasattr(ds, 'phantoms') else None
         h.update(f'{type(ds).__name__} {n} {size} {getattr(ds, "seed", None)}'.encode())
@@ -499,10 +502,13 @@ def step_of(
 def visible_infrared(
     roots:list,  # LLVIP-style folders: {visible,infrared}/{train,test}/NAME.jpg
     cfg:Config,
+    range:Any=None, # the number that is white, one for both or two; None: by the numbers of a folder
 ) -> tuple:      # training and validation dataset: visible in colour, infrared in one channel
     "Pairs pooled from the folders."
     def pairs(split): return [p for r in roots for p in llvip_pairs(r, split)]
-    kw = dict(color=True, crop=cfg.crop, enhance=cfg.enhance_contrast, seed=cfg.seed)
+    ranges = find_ranges(pairs('train') + pairs('test'), range)
+    kw:dict[str, Any] = dict(range=ranges, color=True)
+    kw |= dict(crop=cfg.crop, enhance=cfg.enhance_contrast, seed=cfg.seed)
     augmented = dict(augment=True, rotate=cfg.rotate, scale=cfg.scale, mix=cfg.mix, turns=cfg.turns)
     return FusionDataset(pairs('train'), **augmented, **kw), FusionDataset(pairs('test'), **kw)
 
@@ -524,10 +530,11 @@ def pretrain(
     cfg:Config|None=None,          # None: the default recipe
     imagenet:bool|str|Path=True,   # start of the encoders: True, False, or the path of a `state_dict`
     progress:bool=True,            # progress bar on a terminal, one line an epoch
+    range:Any=None,                # of images: the number that is white, see find_ranges
 ) -> list:                         # history, one dict an epoch
     "Phase 1: trains a FusionNet on visible-infrared pairs into `out/fusion_model_fixed.pth`."
     cfg = cfg or Config()
-    if roots: train_ds, valid_ds = visible_infrared(roots, cfg)
+    if roots: train_ds, valid_ds = visible_infrared(roots, cfg, range)
     else:
         train_ds = PhantomDataset(32, seed=0, color=True, crop=cfg.crop, augment=True)
         valid_ds = PhantomDataset(8, seed=1000, color=True, crop=cfg.crop)
@@ -548,10 +555,12 @@ def medfusion_pretrain(
     imagenet:str|None=None,  # state_dict of the backbone, or no: random (default: ImageNet's of torchvision)
     # default: as published; shipped: of the weights in the package, other defaults for what follows
     recipe:Annotated[str, Option(choices=tuple(PHASE1_RECIPES))]='default',
+    # the number that is white in images of more than 8 bits, or one for each of the two, such as 255,4095
+    range:Annotated[Any, Option(read=parse_range)]=None,
     cfg:Annotated[dict[str, Any]|None, Option(fields=Config(), group='configuration')]=None,
 ) -> dict[str, Any]: # what `--json` prints
     "Phase 1: pre-train the fusion network on aligned visible-infrared pairs."
     config = Config(**{**PHASE1_RECIPES[recipe], **(cfg or {})})
     log.info(device_line())
-    history = pretrain(roots, out, config, {None: True, 'no': False}.get(imagenet, imagenet))
+    history = pretrain(roots, out, config, {None: True, 'no': False}.get(imagenet, imagenet), range=range)
     return dict(checkpoint=Path(out)/'fusion_model_fixed.pth', history=history)

@@ -33,7 +33,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .core import display_small, renamed
+from .core import as_text, display_small, renamed
 from .data import WINDOWS, Window, get_window, read_image
 from .volume import canonical, is_volume, mri_range, read_volume
 from .study import Engine
@@ -372,7 +372,7 @@ def figure(self:Scene,
     for ax, name, plane in zip(axes.flat, names, planes):
         lo, hi, cmap = self.scale(name)
         shown = ax.imshow(plane, vmin=lo, vmax=hi, cmap=cmap, aspect=aspect)
-        ax.set_title(self.title(name), fontsize=10, color='black')
+        ax.set_title(as_text(self.title(name)), fontsize=10, color='black')
         ax.axis('off')
         bar = fig.colorbar(shown, ax=ax, location='bottom', shrink=.8, aspect=15, pad=.02)
         bar.ax.tick_params(labelsize=8)

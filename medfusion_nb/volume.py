@@ -1220,7 +1220,7 @@ def _in_mm(
     if unit == 'mm': return affine, ()
     return np.diag([_MM[unit]]*3 + [1.]) @ affine, (f'its header is in {unit}: converted to mm',)
 
-def _numbers(
+def _listed(
     text:str,  # numbers and spaces
     n:int,     # how many there must be
     name:str,  # of the value, in messages
@@ -1235,7 +1235,7 @@ def _numbers(
 
 def _counts(text:str, n:int, name:str) -> list[int]:
     "The same, of whole numbers below 2**31."
-    found = _numbers(text, n, name)
+    found = _listed(text, n, name)
     if any(x != round(x) or abs(x) >= 2**31 for x in found):
         raise ValueError(f"{name} {text[:40]!r} cannot be: its header is damaged, copy it again")
     return [round(x) for x in found]
@@ -1426,9 +1426,9 @@ def _nrrd_affine(fields:dict[str, str], n:int) -> tuple[np.ndarray, tuple[str, .
     if 'none' in vectors[:3]:
         raise ValueError(f"it holds several values a voxel (vectors or colour): {_AGAIN}")
     affine = np.eye(4)
-    for i, v in enumerate(vectors[:3]): affine[:3, i] = _numbers(v, 3 + four, 'space direction')[:3]
+    for i, v in enumerate(vectors[:3]): affine[:3, i] = _listed(v, 3 + four, 'space direction')[:3]
     origin = _value(fields, 'spaceorigin').strip('()').replace(',', ' ')
-    affine[:3, 3] = _numbers(origin, 3 + four, 'space origin')[:3]
+    affine[:3, 3] = _listed(origin, 3 + four, 'space origin')[:3]
     units = {u for u in re.findall('"([^"]*)"', fields.get('spaceunits', '"mm"'))[:3] if u} or {'mm'}
     if len(units) > 1: raise ValueError(f"its axes have different units, {sorted(units)}: state all in mm")
     affine, converted = _in_mm(np.diag([*_TO_LEFT_BACK[space], 1]) @ affine, units.pop())
@@ -1483,14 +1483,14 @@ def _metaimage(path:Path, start:bytes, packed:bool) -> _Claim:
     if 'binarydata' in fields and not yes('binarydata'):
         raise ValueError(f"its voxels are written as text: {_AGAIN}")
     scale = [fields.get(f'elementtointensityfunction{k}', x) for k, x in (('slope', '1'), ('offset', '0'))]
-    if _numbers(' '.join(scale), 2, 'ElementToIntensityFunction') != [1, 0]:
+    if _listed(' '.join(scale), 2, 'ElementToIntensityFunction') != [1, 0]:
         raise ValueError(f"its values have a scale that programs read differently: {_AGAIN}")
-    spacing = _numbers(_value(fields, 'elementspacing', 'elementsize'), n, 'ElementSpacing')
+    spacing = _listed(_value(fields, 'elementspacing', 'elementsize'), n, 'ElementSpacing')
     matrix = next((fields[k] for k in ('transformmatrix', 'rotation', 'orientation') if k in fields), '')
     offset = next((fields[k] for k in ('offset', 'position', 'origin') if k in fields), '0 '*n)
-    axes = np.eye(n) if not matrix else np.reshape(_numbers(matrix, n*n, 'TransformMatrix'), (n, n)).T
+    axes = np.eye(n) if not matrix else np.reshape(_listed(matrix, n*n, 'TransformMatrix'), (n, n)).T
     affine = np.eye(4)
-    if n > 2: affine[:3] = np.column_stack([(axes*spacing)[:3, :3], _numbers(offset, n, 'Offset')[:3]])
+    if n > 2: affine[:3] = np.column_stack([(axes*spacing)[:3, :3], _listed(offset, n, 'Offset')[:3]])
     affine, notes = _in_mm(affine, fields.get('distanceunits', 'mm').replace('?', 'mm'))
     if not matrix: notes += 'it has no TransformMatrix: its axes are taken for left, back, head',
     skip = _counts(fields.get('headersize', '0'), 1, 'HeaderSize')[0]
@@ -1541,7 +1541,7 @@ def _which(shape:tuple[int, ...], index:int|None) -> int: # 0 where there is one
     choose = f": choose one of its {many[0]} volumes (--index 0 to {many[0] - 1})" if len(many) == 1 else ''
     raise ValueError(f"it has {len(shape)} dimensions, {' x '.join(map(str, shape))}, expected 3{choose}")
 
-def _stored(claim:_Claim, k:int) -> bytes|bytearray: # of volume k
+def _voxel_bytes(claim:_Claim, k:int) -> bytes|bytearray: # of volume k
     "The bytes of a volume; raises `ValueError` unless the file holds what its header claims."
     voxels, width = prod(claim.shape[:3]), claim.dtype.itemsize
     n, total, size = voxels*width, prod(claim.shape)*width, claim.file.stat().st_size
@@ -1612,7 +1612,7 @@ def _file(path:Path, index:int|None=None, exact:bool=False) -> tuple[sitk.Image,
     try:
         with np.errstate(all='ignore'): claim = _claim(path) # what is not finite is refused below
         _check_kind(claim)
-        stored = _stored(claim, _which(claim.shape, index))
+        stored = _voxel_bytes(claim, _which(claim.shape, index))
         with np.errstate(all='ignore'): _check_place(claim)
     except (EOFError, zlib.error) as e:
         raise ValueError(f"cannot read {path}: it is truncated or damaged; copy it again") from e

@@ -1,0 +1,274 @@
+"""Image files as programs write them, and as they break: one picture gives one array, whatever it is kept in,
+and what cannot be read right is refused by name."""
+import io
+import random
+import struct
+import warnings
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from conftest import one_line
+from PIL import Image, ImageOps
+
+from medfusion_nb.data import (MAX_PIXELS, FusionDataset, color_share, decode_image, find_pairs, find_ranges,
+                               read_hu, read_image)
+from medfusion_nb.datasets import verify, worst_figure
+from medfusion_nb.fuse import fuse, fuse_files
+from medfusion_nb.phantom import phantom_pair
+
+HEAD = phantom_pair(64, seed=1)
+GREY = np.round(255*HEAD.mri).astype(np.uint8)
+COLOR = np.dstack([GREY, GREY[::-1], 255 - GREY])
+
+
+class Brighter: # an engine that needs no network
+    window, batch_size = (40., 80.), 4
+    def __call__(self, ct, mri): return np.maximum(np.stack(ct), np.stack(mri)).astype(np.float32)
+
+
+def tiff(a, order='<', rows=16, **changes):
+    "An uncompressed TIFF, with tags changed: t274=(type, values)."
+    a = np.asarray(a)
+    h, w = a.shape[:2]
+    n = 1 if a.ndim == 2 else a.shape[2]
+    a = a.astype(a.dtype.newbyteorder(order))
+    data = [a[i:i + rows].tobytes() for i in range(0, h, rows)]
+    offsets = np.cumsum([8, *map(len, data)])
+    tags = {256: (4, [w]), 257: (4, [h]), 258: (3, [8*a.dtype.itemsize]*n), 259: (3, [1]),
+            262: (3, [2 if n > 2 else 1]), 273: (4, offsets[:-1]), 277: (3, [n]), 278: (4, [rows]),
+            279: (4, [*map(len, data)]), 339: (3, [dict(u=1, i=2, f=3)[a.dtype.kind]]*n)}
+    tags |= {int(k[1:]): v for k, v in changes.items()}
+    directory = int(offsets[-1])
+    at, entries, more = directory + 2 + 12*len(tags) + 4, b'', b''
+    for tag, (kind, values) in sorted(tags.items()):
+        raw = struct.pack(f'{order}{len(values)}{ {3: "H", 4: "I"}[kind]}', *values)
+        if len(raw) > 4:
+            raw, more = struct.pack(order + 'I', at + len(more)), more + raw
+        entries += struct.pack(order + 'HHI', tag, kind, len(values)) + raw.ljust(4, b'\0')
+    start = (b'II' if order == '<' else b'MM') + struct.pack(order + 'HI', 42, directory)
+    return start + b''.join(data) + struct.pack(order + 'H', len(tags)) + entries + b'\0\0\0\0' + more
+
+
+def save(img, name, **kwargs):
+    Image.fromarray(img).save(name, **kwargs)
+    return name
+
+
+def chunk(kind, body): return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+
+
+def exif(n):
+    tag = Image.Exif()
+    tag[0x112] = n
+    return tag
+
+
+@pytest.mark.parametrize('n', range(1, 9))
+def test_orientation_is_the_same_in_every_format(tmp_path, n):
+    right = np.asarray(ImageOps.exif_transpose(Image.open(save(GREY, tmp_path/'a.png', exif=exif(n)))))
+    np.testing.assert_array_equal(decode_image(tmp_path/'a.png'), right)
+    save(GREY, tmp_path/'a.jpg', exif=exif(n), quality=100)
+    assert np.abs(decode_image(tmp_path/'a.jpg').astype(int) - right).max() < 5
+    for order, kind in (('<', np.uint8), ('>', np.uint16), ('<', np.float32)):
+        full = {np.uint8: 1, np.uint16: 257, np.float32: 1/255}[kind]
+        (tmp_path/'a.tif').write_bytes(tiff((GREY.astype(float)*full).round(6).astype(kind), order, t274=(3, [n])))
+        np.testing.assert_allclose(255*read_image(tmp_path/'a.tif'), right, atol=.01)
+    deep = COLOR.astype(np.uint16)*257
+    (tmp_path/'deep.tif').write_bytes(tiff(deep, t274=(3, [n])))
+    png, note = cv2.imencode('.png', deep[..., ::-1])[1].tobytes(), chunk(b'eXIf', exif(n).tobytes()[6:])
+    (tmp_path/'late.png').write_bytes(png[:-12] + note + png[-12:]) # after the pixels
+    save(COLOR, tmp_path/'color.png', exif=exif(n))
+    eight = decode_image(tmp_path/'color.png', True)
+    for name in ('deep.tif', 'late.png'): np.testing.assert_array_equal(decode_image(tmp_path/name, True), eight*257.)
+
+
+KINDS = {f'{b} bits': lambda a, b=b: np.round(a*(2**b - 1)).astype(np.uint16) for b in (8, 10, 12, 14)} | {
+    'signed': lambda a: np.round(a*4095).astype(np.int16), 'long': lambda a: np.round(a*65535).astype(np.int32),
+    'real': lambda a: (a*255).astype(np.float32)}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_numbers_decide_what_is_white(tmp_path, kind):
+    (tmp_path/'a.tif').write_bytes(tiff(KINDS[kind](HEAD.ct)))
+    with pytest.warns(UserWarning, match='--range'): a = read_image(tmp_path/'a.tif')
+    assert np.abs(a - HEAD.ct).max() < 1/255
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        half = read_image(tmp_path/'a.tif', range=2*float(KINDS[kind](HEAD.ct).max()))
+    assert np.abs(2*half - HEAD.ct).max() < 1/255
+
+
+def test_numbers_that_are_white_as_they_are(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for a in (HEAD.ct.astype(np.float32), np.round(HEAD.ct*65535).astype(np.uint16)):
+            (tmp_path/'a.tif').write_bytes(tiff(a))
+            assert np.abs(read_image(tmp_path/'a.tif') - HEAD.ct).max() < 1/65535
+        np.testing.assert_array_equal(decode_image(save(GREY > 90, tmp_path/'a.png')), 255*(GREY > 90))
+
+
+@pytest.mark.parametrize('a,why', [
+    (HEAD.ct*1.5, 'what is white'), (HEAD.ct*np.nan, 'not numbers'), (HEAD.ct*3e38, 'what is white'),
+    (HEAD.ct_hu.astype(np.int16), 'below 0'), (HEAD.ct_hu.astype(np.int8), 'signed 8-bit'),
+    (HEAD.ct.astype(np.float64), 'not read')])
+def test_numbers_that_are_no_grey_levels(tmp_path, a, why):
+    (tmp_path/'a.tif').write_bytes(tiff(a))
+    with pytest.raises(ValueError, match=f'a.tif.*{why}'): read_image(tmp_path/'a.tif')
+
+
+def test_hounsfield_units_reach_below_zero(tmp_path):
+    (tmp_path/'hu.tif').write_bytes(tiff(HEAD.ct_hu.astype(np.int16)))
+    np.testing.assert_array_equal(read_hu(tmp_path/'hu.tif'), HEAD.ct_hu.astype(np.int16))
+    (tmp_path/'no.tif').write_bytes(tiff(GREY.astype(np.int16)))
+    with pytest.raises(ValueError, match='not Hounsfield'): read_hu(tmp_path/'no.tif')
+
+
+def twelve(folder, most=(4000, 900, 20)):
+    "Two folders of 12-bit numbers in 16-bit files, the second and third slice dark."
+    for kind in ('CT', 'MRI'):
+        (folder/kind).mkdir(parents=True)
+        for i, top in enumerate(most):
+            save((top*getattr(HEAD, kind.lower())).astype(np.uint16), folder/kind/f'{1001 + i}.png')
+    return folder
+
+
+def test_a_folder_has_one_white(tmp_path):
+    root = twelve(tmp_path/'set')
+    with pytest.warns(UserWarning, match='12-bit') as said:
+        fuse_files(root/'CT', root/'MRI', tmp_path/'out', engine=Brighter())
+    assert len(said) == 2 # one a folder, not one a file
+    right = np.maximum(HEAD.ct, HEAD.mri)
+    for i, top in enumerate((4000, 900, 20)):
+        assert np.abs(read_image(tmp_path/f'out/{1001 + i}.png') - right*top/4095).max() < 1.5/255
+    result = verify(root)
+    assert not result['ok'] and '--range' in result['problems'][0]
+    assert '12-bit' not in str(verify(root, range=4095)['problems'])
+    worst_figure(result)
+
+
+def test_the_white_of_a_split_is_that_of_the_set(tmp_path):
+    pairs = find_pairs(twelve(tmp_path/'set'))
+    ranges = find_ranges(pairs, say=lambda text: None)
+    dark = FusionDataset(pairs[2:], range=ranges)[0]
+    assert abs(dark[0].max() - 20/4095) < 1e-3
+    with pytest.raises(ValueError, match='above 100'): FusionDataset(pairs, range=100)
+
+
+def test_a_nearly_black_file_is_said(tmp_path):
+    save(GREY//20, tmp_path/'a.png')
+    with pytest.warns(UserWarning, match='nearly black'): read_image(tmp_path/'a.png')
+
+
+def test_the_command_says_it_and_takes_a_range(here, tmp_path):
+    save(GREY, tmp_path/'ct.png')
+    save(GREY.astype(np.uint16)*16, tmp_path/'mri.png')
+    code, out, err = here('medfusion_fuse', 'ct.png', 'mri.png', '-o', 'a.png')
+    assert code == 0 and '12-bit' in one_line(err)
+    assert here('medfusion_fuse', 'ct.png', 'mri.png', '--range', '4080', '-o', 'b.png')[::2] == (0, '')
+    assert here('medfusion_fuse', 'ct.png', 'ct.png', '--range', 'x')[0] == 2
+    assert np.abs(read_image('a.png') - read_image('b.png')).max() < 2.1/255
+
+
+def test_alpha(tmp_path):
+    alpha = np.where(GREY > 60, 255, 0).astype(np.uint8)
+    save(np.dstack([np.where(alpha, GREY, 0), alpha]).astype(np.uint8), tmp_path/'a.png')
+    np.testing.assert_array_equal(decode_image(tmp_path/'a.png'), np.where(alpha, GREY, 0)) # black underneath
+    for a in (np.dstack([np.where(alpha, GREY, 255), alpha]), np.dstack([COLOR, alpha])):
+        for ext in ('png', 'tif'):
+            save(a.astype(np.uint8), tmp_path/f'a.{ext}')
+            with pytest.raises(ValueError, match='transparent'): read_image(tmp_path/f'a.{ext}')
+    np.testing.assert_array_equal(decode_image(save(np.dstack([COLOR, 0*GREY + 255]), tmp_path/'a.png'), True), COLOR)
+
+
+def test_color_that_is_dropped(tmp_path, recwarn):
+    pet, mri = save(COLOR, tmp_path/'pet.png'), save(GREY, tmp_path/'mri.png')
+    with pytest.warns(UserWarning, match='pet.png is in colour.*--pair pet-mri'): fuse(pet, mri, engine=Brighter())
+    with pytest.raises(ValueError, match='PET first'): fuse(mri, pet, engine=Brighter(), pair='pet-mri')
+    recwarn.clear()
+    assert fuse(pet, mri, engine=Brighter(), pair='pet-mri').shape == (64, 64, 3)
+    save(np.dstack([GREY]*3), tmp_path/'grey.jpg', quality=30)
+    assert color_share(decode_image(tmp_path/'grey.jpg', None)) == 0
+    fuse(tmp_path/'grey.jpg', mri, engine=Brighter())
+    assert not recwarn.list
+
+
+def png(width, height, *extra):
+    head = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(b'\0'*(GREY.shape[1] + 1)*GREY.shape[0])
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + b''.join(extra) + chunk(b'IDAT', rows) + chunk(b'IEND', b'')
+
+
+def refused(): # file -> part of the message
+    bomb = zlib.compress(bytes(2**26))
+    yield 'claim.png', png(30000, 20000), '20000 x 30000'
+    yield 'claim.tif', tiff(GREY, t256=(4, [30000]), t257=(4, [20000])), '20000 x 30000'
+    yield 'profile.png', png(64, 64, chunk(b'iCCP', b'x\0\0' + bomb)), 'profile.png'
+    yield 'text.png', png(64, 64, chunk(b'zTXt', b'x\0\0' + bomb)), 'text.png'
+    yield 'white.tif', tiff(GREY.astype(np.uint16), t262=(3, [0])), '0 is white'
+    yield 'strips.tif', tiff(GREY, t279=(4, [1024, 1024, 512, 1024])), 'truncated'
+    yield 'beyond.tif', tiff(GREY, t273=(4, [8, 1032, 2056, 10**6])), 'truncated'
+    for name, value in (('page.gif', 'GIF'), ('page.webp', 'WebP')):
+        file = io.BytesIO()
+        Image.fromarray(GREY).save(file, name[5:])
+        yield name, file.getvalue(), value
+    for mode in ('CMYK', 'LAB'):
+        file = io.BytesIO()
+        Image.fromarray(COLOR).convert(mode).save(file, 'TIFF')
+        yield f'{mode}.tif', file.getvalue(), f'stored as {mode}'
+    pages = [Image.fromarray(GREY + np.uint8(i)) for i in range(3)]
+    for kind in ('PNG', 'TIFF'):
+        file = io.BytesIO()
+        pages[0].save(file, kind, save_all=True, append_images=pages[1:])
+        yield f'pages.{kind}', file.getvalue(), 'holds 3 pages'
+
+
+def test_what_is_refused(tmp_path):
+    for name, data, why in refused():
+        (tmp_path/name).write_bytes(data)
+        with pytest.raises(ValueError, match=why) as e: read_image(tmp_path/name)
+        assert name in str(e.value) and '\n' not in str(e.value)
+    assert MAX_PIXELS >= 4000*4000
+
+
+def test_cut_and_damaged_files(tmp_path, capfd):
+    "No part of a picture passes for the whole; nothing is printed meanwhile."
+    rng, files = random.Random(0), {}
+    save(GREY, tmp_path/'a.bmp')
+    for name, options in {'a.png': {}, 'a.tif': {}, 'lzw.tif': dict(compression='tiff_lzw'), 'a.jpg': {},
+                          'deflate.tif': dict(compression='tiff_adobe_deflate'), 'p.jpg': dict(progressive=True),
+                          'r.jpg': dict(restart_marker_rows=1)}.items(): save(GREY, tmp_path/name, **options)
+    cv2.imwrite(str(tmp_path/'deep.png'), COLOR.astype(np.uint16)*257)
+    cv2.imwrite(str(tmp_path/'deep.tif'), COLOR.astype(np.uint16)*257)
+    for p in tmp_path.iterdir(): files[p.name] = p.read_bytes()
+    for name, data in files.items():
+        whole = decode_image(tmp_path/name, None)
+        cut = [data[:rng.randrange(1, len(data) - 20)] for _ in range(8)]
+        if name.endswith('jpg'): cut += [data[:len(data)*k//8] + b'\xff\xd9' for k in (5, 6, 7)]
+        for piece in cut:
+            (tmp_path/name).write_bytes(piece)
+            with pytest.raises(ValueError, match=name): decode_image(tmp_path/name)
+        for _ in range(15):
+            changed = bytearray(data)
+            for _ in range(rng.randint(1, 3)): changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            (tmp_path/name).write_bytes(changed)
+            try: same = np.array_equal(decode_image(tmp_path/name, None), whole)
+            except ValueError as e: assert name in str(e) and '\n' not in str(e)
+            else: assert same or not name.endswith('png'), 'a checksum of a PNG was not looked at'
+    assert capfd.readouterr().err == ''
+
+
+def test_dollars_and_control_characters(here, tmp_path):
+    names = '$x_{$1', 'b\x1b[31m'
+    for kind in ('CT', 'MRI', 'other'):
+        for n in names:
+            (tmp_path/kind).mkdir(exist_ok=True)
+            save(GREY, tmp_path/kind/f'{n}.png')
+    assert here('medfusion_data', 'verify', '.', '--figure', 'worst.png')[0] == 0
+    code, out, err = here('medfusion_evaluate', '.', '--split', 'all', '--patient', '(.+)', '--no-findings',
+                          '--weights', 'compact', '--method', '$m_{$=other', '--show', names[0])
+    assert code == 0, err
+    (tmp_path/'CT'/f'{names[1]}.png').unlink()
+    code, out, err = here('medfusion_fuse', 'CT', 'MRI', '-o', 'f')
+    assert code == 2 and r'b\x1b[31m' in one_line(err) and '\x1b' not in err
