@@ -1630,6 +1630,7 @@ def _why_not_hu(
     "Why a range of values cannot be that of Hounsfield units."
     if most == low: return "all voxels are the same"
     if low < -30: return '' # fat or air
+    if -1 <= low < 0 and most <= 1: return "it was rescaled to [-1,1]"
     if low < 0 and most < 20: return "it was normalised to a mean of 0"
     if most <= 1: return "it has been windowed to [0,1]"
     if low == 0 and most in (254, 255): return "it has been windowed to 8 bits"
