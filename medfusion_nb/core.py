@@ -138,6 +138,19 @@ def _alone(place:Path) -> Iterator[None]:
                 time.sleep(.02) # at most 5 s: the folder may be locked for other reasons
         yield
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    "Signals that would stop the work wait: what must not be left half done is done first."
+    caught:list[int] = []
+    here, names = threading.current_thread() is threading.main_thread(), ('SIGINT', 'SIGTERM', 'SIGHUP')
+    numbers = [getattr(signal, s) for s in names if hasattr(signal, s)] if here else []
+    before:dict[int, Any] = {s: h for s in numbers if callable(h := signal.getsignal(s))}
+    for s in before: signal.signal(s, lambda number, frame: caught.append(number))
+    try: yield
+    finally:
+        for s, h in before.items(): signal.signal(s, h)
+        if caught: before[caught[0]](caught[0], None)
+
 def _remove(stage:Path) -> None:
     "Remove a hidden folder, its lock last, so that what a kill leaves of it is known as such."
     with suppress(OSError):
@@ -238,11 +251,15 @@ def _stage(
     with _alone(place):
         clear_leftovers(place, {*names})
         stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=place))
-        f = open(stage/_LOCK, 'xb')
-        _open.add(f)
-        _locked(f)
-        f.write(_SIGN + b'\0'.join(names))
-        f.flush()
+        try:
+            f = open(stage/_LOCK, 'xb')
+            _open.add(f)
+            _locked(f)
+            f.write(_SIGN + b'\0'.join(names))
+            f.flush()
+        except OSError: # the disk is full
+            _remove(stage)
+            raise
         return stage, f
 
 def _why_not(e:OSError, place:Path) -> OSError:
@@ -264,22 +281,24 @@ def claimed(
     before, pid = _mine.get(), os.getpid()
     try:
         for place, there in places.items():
-            made += _make_folder(place)
-            for t in there:
-                if t not in gone: _check_target(t, folder)
-            try: stages.append(_stage(place.resolve(), [os.fsencode(t.name) for t in there]))
-            except OSError as e: raise _why_not(e, place) from e
+            with _undisturbed():
+                made += _make_folder(place)
+                for t in there:
+                    if t not in gone: _check_target(t, folder)
+                try: stages.append(_stage(place.resolve(), [os.fsencode(t.name) for t in there]))
+                except OSError as e: raise _why_not(e, place) from e
             parts.update({t: stages[-1][0]/str(i)/t.name for i, t in enumerate(there)})
         _mine.set((*before, *(stage for stage, _ in stages)))
         yield parts
     finally:
         _mine.set(before)
-        if os.getpid() == pid: # not in a forked process
+        with _undisturbed():
+            if os.getpid() != pid: stages.clear() # a forked process owns nothing of it
             for stage, f in stages:
                 _remove(stage)
                 _open.discard(f)
                 f.close()
-            _drop_folders(made)
+            if os.getpid() == pid: _drop_folders(made)
 
 # %% ../nbs/000_core.ipynb #f9ce02c2
 class NoSpace(OSError): "The disk is full, or the quota is used up."
@@ -317,14 +336,15 @@ def _move_all(
     if len(moves) > 1:
         for stage in stages: (stage/_WHOLE).write_bytes(b'\0'.join(gone))
     done:list[tuple[Path|None, Path, Path]] = []
-    try:
-        for move in moves:
-            done.append(move)
-            _move(*move)
-    except BaseException:
-        for move in reversed(done):
-            with suppress(OSError): _move_back(*move)
-        raise
+    with _undisturbed():
+        try:
+            for move in moves:
+                done.append(move)
+                _move(*move)
+        except OSError:
+            for move in reversed(done):
+                with suppress(OSError): _move_back(*move)
+            raise
 
 def _in_own_stage(targets:Sequence[Path]) -> bool:
     "Are these parts of something that this run stages already?"

@@ -36,10 +36,10 @@ from medfusion_nb.datasets import ImageSet, fetch
 from medfusion_nb.evaluate import medfusion_evaluate
 from medfusion_nb.fuse import medfusion_fuse
 from medfusion_nb.model import read_checkpoint
-from medfusion_nb.phantom import phantom_pair
+from medfusion_nb.phantom import like, make_grid, phantom_pair
 from medfusion_nb.pretrain import medfusion_pretrain
 from medfusion_nb.register import save_transform
-from medfusion_nb.volume import phantom_study, write_nifti_image
+from medfusion_nb.volume import write_nifti_image, write_original
 
 EVENTS = {'open', 'os.mkdir', 'os.rename', 'os.link', 'os.remove', 'os.rmdir', 'os.chmod'}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -58,9 +58,12 @@ def inputs(root):
         for i in range(n):
             for kind, img in (('visible', head.mri), ('infrared', head.ct)):
                 write_image(root/'llvip'/kind/split/f'{i}.png', np.roll(img, 5*i, 1))
-    study = phantom_study(root/'study', size=(24, 24, 8), spacing=(9., 9., 18.))
+    r = np.hypot(*np.mgrid[-1:1:32j, -1:1:32j])
+    slices = dict(CT=np.select([r < .7, r < .8], [40, 900], -1000), MR=np.select([r < .4, r < .7], [600, 300], 0))
+    grid = make_grid((32, 32, 8), (6., 6., 12.))
+    for kind, a in slices.items(): write_original(like(np.stack([a]*8).astype(np.float32), grid), root/'study'/kind, kind)
     save_transform(sitk.Euler3DTransform(), root/'t.tfm')
-    labels = sitk.Cast(study.ct > 0, sitk.sitkUInt8)
+    labels = like(np.stack([r < .4]*8).astype(np.uint8), grid)
     write_nifti_image(sitk.GetArrayViewFromImage(labels), labels, root/'labels.nii.gz')
     data = io.BytesIO()
     with zipfile.ZipFile(data, 'w') as z:
