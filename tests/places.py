@@ -48,6 +48,17 @@ SIGNS = dict(kill=signal.SIGKILL, term=signal.SIGTERM, int=signal.SIGINT)
 IMAGES = ImageSet('Few', '2', '', 'any', 'nobody', 'nowhere', folder='few', files=r'(?P<kind>vi|ir)/(?P<name>.+)')
 
 
+def volumes(root):
+    "CT and MRI as DICOM series of 8 slices, a segmentation, and a transform that moves nothing."
+    r = np.hypot(*np.mgrid[-1:1:32j, -1:1:32j])
+    slices = dict(CT=np.select([r < .7, r < .8], [40, 900], -1000), MR=np.select([r < .4, r < .7], [600, 300], 0))
+    grid = make_grid((32, 32, 8), (6., 6., 12.))
+    for kind, a in slices.items(): write_original(like(np.stack([a]*8).astype(np.float32), grid), root/'study'/kind, kind)
+    save_transform(sitk.Euler3DTransform(), root/'t.tfm')
+    labels = like(np.stack([r < .4]*8).astype(np.uint8), grid)
+    write_nifti_image(sitk.GetArrayViewFromImage(labels), labels, root/'labels.nii.gz')
+
+
 def inputs(root):
     "Images, volumes, a set to fetch, pairs to train on and to evaluate: all tiny."
     head = phantom_pair(48, seed=1)
@@ -58,13 +69,7 @@ def inputs(root):
         for i in range(n):
             for kind, img in (('visible', head.mri), ('infrared', head.ct)):
                 write_image(root/'llvip'/kind/split/f'{i}.png', np.roll(img, 5*i, 1))
-    r = np.hypot(*np.mgrid[-1:1:32j, -1:1:32j])
-    slices = dict(CT=np.select([r < .7, r < .8], [40, 900], -1000), MR=np.select([r < .4, r < .7], [600, 300], 0))
-    grid = make_grid((32, 32, 8), (6., 6., 12.))
-    for kind, a in slices.items(): write_original(like(np.stack([a]*8).astype(np.float32), grid), root/'study'/kind, kind)
-    save_transform(sitk.Euler3DTransform(), root/'t.tfm')
-    labels = like(np.stack([r < .4]*8).astype(np.uint8), grid)
-    write_nifti_image(sitk.GetArrayViewFromImage(labels), labels, root/'labels.nii.gz')
+    volumes(root)
     data = io.BytesIO()
     with zipfile.ZipFile(data, 'w') as z:
         for kind in ('vi', 'ir'):
