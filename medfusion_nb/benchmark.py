@@ -27,7 +27,7 @@ from scipy.ndimage import uniform_filter
 from scipy.signal import convolve2d
 from tqdm import tqdm
 
-from .core import Option, command, staged
+from .core import Option, claimed, command, staged
 from .phantom import PhantomDataset
 from .model import FusionNet, build_network, emulates_bf16, fold_batch_norm
 from .metrics import METRICS, evaluate
@@ -429,19 +429,20 @@ def benchmark(
     progress:bool=False,                # a progress bar, when standard error is a terminal?
 ) -> pd.DataFrame:                      # all rows
     "Measure fusing, training and metrics; write the table, a plot of the first, and the machine."
-    devices = devices_here() if devices is None else list(devices)
-    parts = [benchmark_fusion(sizes, batches, precisions, devices, repeats, progress=progress)]
-    parts += [benchmark_training(device=d, repeats=min(repeats, 3)) for d in devices]
-    parts.append(benchmark_protocol(repeats=repeats))
-    if suite: parts.append(benchmark_suite())
-    df, out = pd.concat(parts, ignore_index=True), Path(out)
-    fig = plot_benchmark(df)
-    names = 'performance_benchmark.csv', 'performance_benchmark.png', 'environment.json'
-    with staged([out/name for name in names]) as parts:
-        table, plot, machine = parts.values()
-        df.to_csv(table, index=False, float_format='%.6g')
-        fig.savefig(plot, dpi=120)
-        machine.write_text(json.dumps(environment(), indent=1) + '\n')
+    names, out = ('performance_benchmark.csv', 'performance_benchmark.png', 'environment.json'), Path(out)
+    with claimed([out/name for name in names]):
+        devices = devices_here() if devices is None else list(devices)
+        parts = [benchmark_fusion(sizes, batches, precisions, devices, repeats, progress=progress)]
+        parts += [benchmark_training(device=d, repeats=min(repeats, 3)) for d in devices]
+        parts.append(benchmark_protocol(repeats=repeats))
+        if suite: parts.append(benchmark_suite())
+        df = pd.concat(parts, ignore_index=True)
+        fig = plot_benchmark(df)
+        with staged([out/name for name in names]) as places:
+            table, plot, machine = places.values()
+            df.to_csv(table, index=False, float_format='%.6g')
+            fig.savefig(plot, dpi=120)
+            machine.write_text(json.dumps(environment(), indent=1) + '\n')
     return df
 
 # %% ../nbs/05_benchmark.ipynb #cell-045

@@ -7,13 +7,13 @@ __all__ = ['SETS', 'medfusion_data', 'ImageSet', 'list_sets', 'download', 'check
            'pair_shift', 'duplicates', 'verify', 'verify_text', 'worst_figure']
 
 # %% ../nbs/00d_datasets.ipynb #cell-002
+import errno
 import json
 import os
 import re
 import shutil
 import stat
 import sys
-import tempfile
 import time
 import zipfile
 import zlib
@@ -32,7 +32,8 @@ import numpy as np
 from tqdm import tqdm
 
 from . import __version__
-from .core import Option, checkerboard, command_of, show_images, staged
+from .core import (Option, checkerboard, claimed, command_of, no_space, show_images,
+                               staged)
 from .data import (Pair, Ranges, find_pairs, find_ranges, image_files, parse_range, range_of,
                                read_image, split_by_patient)
 
@@ -221,6 +222,7 @@ def download(
     path:Path|str,        # file to write; its folder is made when missing
     timeout:float=30.,    # longest silence of the server, seconds
     tries:int=5,          # tries in a row that may bring nothing
+    most_tries:int=50,    # tries in all
     pause:float=1.,       # before the second try, seconds; doubled each time
     most:float=20e9,      # largest file, bytes
     progress:bool=False,  # a progress bar, when standard error is a terminal?
@@ -228,24 +230,29 @@ def download(
     "Download a file whole, or resume; raises `OSError` or `ValueError` naming the address and the reason."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, failed = path.with_name(f'.{path.name}.part'), 0
+    part, failed, tried = path.with_name(f'.{path.name}.part'), 0, 0
+    if part.is_symlink(): part.unlink() # not ours: it would be followed
     if not re.match('https?://', url):
         raise ValueError(f'{url}: only http and https addresses are downloaded')
     while True:
-        before = _size(part)
+        before, tried = _size(part), tried + 1
         try:
             _transfer(url, part, timeout, most, progress)
             break
         except HTTPError as e:
             if e.code == 416: part.unlink(missing_ok=True)   # no part of what the server holds now
             elif e.code < 500 and e.code not in (408, 429):
-                raise OSError(f'{url}: the server answers {e.code} {e.reason}; '
+                why = str(e.reason).splitlines()[0].rstrip('.')
+                raise OSError(f'{url}: the server answers {e.code} {why}; '
                               'see the page of the set for another address') from e
             problem:Exception = e
-        except (OSError, HTTPException) as e: problem = e
+        except (OSError, HTTPException) as e:
+            if full := no_space(e, [part]): raise full from e
+            if isinstance(e, (PermissionError, IsADirectoryError)) or getattr(e, 'errno', 0) == errno.EROFS: raise
+            problem = e
         after = _size(part)
         failed = 0 if after > before else failed + 1
-        if failed >= tries:
+        if failed >= tries or tried >= most_tries:
             raise OSError(f'{url}: {problem} ({after} bytes are kept in {part}; '
                           'the same command goes on from there)') from problem
         time.sleep(pause*2**failed)
@@ -334,7 +341,7 @@ def _check_digest(
     s:ImageSet,
     folder:Path, # its images
     lock:Path,   # file with the digests of earlier downloads
-) -> tuple[str, str]: # digest of all files, what it was checked against
+) -> tuple[str, str, str]: # digest of all files, what it was checked against, new text of the lock
     "Compare a new folder with `SETS` and with an earlier download; raises `ValueError` where they differ."
     if s.sha256 and (found := folder_digest(folder, s.unhashed)) != s.sha256:
         raise ValueError(f'the images of {s.name} are not those this package knows (sha256 {found}, '
@@ -347,8 +354,7 @@ def _check_digest(
     how = f'nothing, as no digest is published: recorded in {lock} as the first'
     if s.name in known: how = f'the first download, recorded in {lock}'
     if s.sha256: how = 'the digest in this package'
-    with staged(lock) as part: part.write_text(json.dumps(known | {s.name: whole}, indent=1) + '\n')
-    return whole, how
+    return whole, how, json.dumps(known | {s.name: whole}, indent=1) + '\n'
 
 # %% ../nbs/00d_datasets.ipynb #cell-030
 def _accepted(s:ImageSet, accept:bool) -> bool: # True where the terms are accepted
@@ -377,16 +383,15 @@ def fetch(
                               'check it with medfusion_data verify, or remove it first')
     if not _accepted(s, accept):
         raise ValueError(f'the terms of {name} were not accepted: read them above and add --accept')
-    archive = download(s.url, out/f'.{name}.zip', progress=progress, **kwargs)
-    stage = Path(tempfile.mkdtemp(prefix=f'.{name}_', dir=out))
-    try:
-        unpack(archive, s, stage/s.folder)
-        pairs = _all_pairs(stage/s.folder)
-        whole, how = _check_digest(s, stage/s.folder, out/'medfusion_data.lock')
-        os.replace(stage/s.folder, target)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        archive.unlink(missing_ok=True)
+    lock, zipped = out/'medfusion_data.lock', out/f'.{name}.zip'
+    with staged(target, folder=True) as images:
+        archive = download(s.url, zipped, progress=progress, **kwargs)
+        try:
+            unpack(archive, s, images)
+            pairs = _all_pairs(images)
+            whole, how, text = _check_digest(s, images, lock)
+            with staged(lock) as part: part.write_text(text)
+        finally: archive.unlink(missing_ok=True)
     return dict(folder=target, pairs=len(pairs), sha256=whole, checked=how)
 
 # %% ../nbs/00d_datasets.ipynb #cell-032
@@ -653,14 +658,18 @@ def _verify(
     # the number that is white in files of more than 8 bits, or one for each folder, such as 255,4095
     range:Annotated[Any, Option(read=parse_range)]=None,
     worst:int=5,          # pairs of the worst alignment to show
-    figure:str|None=None, # PNG file to write with the worst pairs as checkerboards (default: none)
+    # PNG file to write with the worst pairs as checkerboards, replaced where it exists (default: none)
+    figure:str|None=None,
 ) -> dict[str, Any]:
     "Check your folder: counts, sizes, names, duplicates between splits, alignment; exit code 1 for a fault."
-    result = verify(folder, a, b, max_shift, True, range)
-    print(verify_text(result, worst))
-    if figure:
-        with staged(figure) as part: worst_figure(result, worst).savefig(part, format='png')
-        print('wrote', figure)
+    if figure and Path(folder).resolve() in Path(figure).resolve().parents:
+        raise ValueError(f'--figure {figure} lies in {folder}, the folder to check: choose another place')
+    with claimed([Path(figure)] if figure else []):
+        result = verify(folder, a, b, max_shift, True, range)
+        print(verify_text(result, worst))
+        if figure:
+            with staged(figure) as part: worst_figure(result, worst).savefig(part, format='png')
+            print('wrote', figure)
     return result
 
 # %% ../nbs/00d_datasets.ipynb #cell-061

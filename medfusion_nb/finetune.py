@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SHIPPED_PHASE2', 'SHIPPED_COMPACT', 'PHASE2_RECIPES', 'recipe_config', 'ct_mri', 'network_of', 'finetune',
-           'whole_images', 'validation_report', 'result_figure', 'ship', 'medfusion_finetune']
+           'whole_images', 'report_files', 'validation_report', 'result_figure', 'ship', 'medfusion_finetune']
 
 # %% ../nbs/03_finetune.ipynb #cell-003
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .core import Option, as_text, command, log, staged
+from .core import Option, as_text, claimed, command, is_first, log, staged
 from .data import TEST, VALID, FusionDataset, find_pairs, find_ranges, parse_range, split_by_patient
 from .phantom import Phantom, PhantomDataset, phantom_pair
 from .datasets import folder_digest
@@ -117,8 +118,9 @@ def finetune(
     model = load_network(checkpoint) if checkpoint else new_network(cfg, imagenet)
     model.config['window'] = list(cfg.window)
     best = 'medical_fusion_finetuned.pth'
-    history = train(model, train_ds, valid_ds, cfg, out, best, 'medical_training_curves.png', progress)
-    validation_report(load_checkpoint(out/best), whole_images(valid_ds), out)
+    with claimed(report_files(out)) if is_first() else nullcontext():
+        history = train(model, train_ds, valid_ds, cfg, out, best, 'medical_training_curves.png', progress)
+        if is_first(): validation_report(load_checkpoint(out/best), whole_images(valid_ds), out)
     return history
 
 # %% ../nbs/03_finetune.ipynb #cell-025
@@ -131,6 +133,10 @@ def whole_images(
     return ds
 
 # %% ../nbs/03_finetune.ipynb #fcbfb7ed
+def report_files(out:Path) -> list[Path]:
+    "What is written beside the run."
+    return [out/'medical_fusion_evaluation.json', out/'medical_fusion_results.png']
+
 @torch.no_grad()
 def validation_report(
     model:nn.Module,  # FusionNet or CompactNet
@@ -154,8 +160,10 @@ def validation_report(
     means['ratio'] = means.network/means.maximum
     result, out = dict(pairs=len(ds), metrics=means.round(4).to_dict('index')), Path(out)
     text, fig = json.dumps(result, indent=1), result_figure(pictures)
-    with staged(out/'medical_fusion_evaluation.json') as part: part.write_text(text)
-    with staged(out/'medical_fusion_results.png') as part: fig.savefig(part, dpi=100, format='png')
+    with staged(report_files(out)) as parts:
+        numbers, picture = parts.values()
+        numbers.write_text(text)
+        fig.savefig(picture, dpi=100, format='png')
     plt.close(fig)
     return result
 
@@ -207,7 +215,8 @@ def ship(
     return off
 
 # %% ../nbs/03_finetune.ipynb #cell-046
-@command('medfusion_finetune Dataset/CT-MRI --checkpoint runs/pretrain/fusion_model_fixed.pth --out runs/finetune')
+@command('medfusion_finetune Dataset/CT-MRI --checkpoint runs/pretrain/fusion_model_fixed.pth --out runs/finetune',
+         several=True)
 def medfusion_finetune(
     # folder with CT/NAME.png and MRI/NAME.png; none: phantoms
     root:Annotated[str|None, Option(positional=True, nargs='?')]=None,
@@ -238,5 +247,5 @@ def medfusion_finetune(
     weights = {None: True, 'no': False}.get(imagenet, imagenet)
     history = finetune(root, checkpoint, out, config, patients(valid), patients(test), hu, weights,
                        range=range)
-    evaluation = json.loads((Path(out)/'medical_fusion_evaluation.json').read_text())
+    evaluation = json.loads(report_files(Path(out))[0].read_text()) if is_first() else None
     return dict(checkpoint=Path(out)/'medical_fusion_finetuned.pth', history=history, evaluation=evaluation)

@@ -22,7 +22,8 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from .core import Option, command, renamed, show_images, staged
+from .core import (Option, check_unchanged, claimed, command, renamed, show_images, staged,
+                              stamps)
 from .data import (EXTENSIONS, WINDOWS, Pair, check_format, color_share, decode_image, find_pairs,
                                find_ranges, luminance, parse_range, parse_window, read_image, same_size,
                                write_image)
@@ -30,8 +31,8 @@ from .phantom import phantom_pair
 from .volume import (VOLUMES, Scan, check_folder_of_files, find_series, is_volume, list_series,
                                  read_labels, read_volume)
 from .study import (Alignment, Engine, Refused, align, candidate, carry_labels, check_pair,
-                                check_patients, check_study_output, common_grid, ct_window, fuse_study,
-                                is_nifti, match_labels, write_refused, write_studies, write_study)
+                                check_one_file, check_patients, check_study_output, common_grid, ct_window, fuse_study,
+                                is_nifti, match_labels, may_write, write_refused, write_studies, write_study)
 
 # %% ../nbs/07_fuse.ipynb #cell-010
 def which_network(
@@ -307,7 +308,8 @@ def run_jobs(
 ) -> list[Path]:              # the files written
     "Fuse all pairs and write all files, or none of them."
     targets = [p for j in jobs for p in j.outputs.values()]
-    hidden = None if progress else True
+    hidden, sources = None if progress else True, [p for j in jobs for p in _paths(j.ct, j.mri)]
+    before = stamps(sources)
     with staged(targets) as parts, tqdm(total=len(jobs), unit='pair', disable=hidden) as bar:
         for group in groups(jobs, batch_size or engine.batch_size, pair):
             _, cts, mris = zip(*group)
@@ -315,6 +317,7 @@ def run_jobs(
             for (job, ct, mri), image in zip(group, fused):
                 _write(job, parts, engine, (ct, mri, image), bits, get_pair(pair))
                 bar.update()
+        check_unchanged(sources, before)
     return targets
 
 # %% ../nbs/07_fuse.ipynb #cell-050
@@ -331,9 +334,10 @@ def fuse_files(
 ) -> list[Path]:             # the files written, for each pair the fused image first
     "Fuse two files or two folders into files, all or none; raises `OSError` or `ValueError` naming a file."
     jobs = plan(ct, mri, out, extra, pair, range)
-    check_jobs(jobs, bits, force, pair)
-    run = engine or load_engine(which_network(attention='attention' in extra))
-    return run_jobs(jobs, run, bits, pair=pair)
+    with claimed([p for j in jobs for p in j.outputs.values()]):
+        check_jobs(jobs, bits, force, pair)
+        run = engine or load_engine(which_network(attention='attention' in extra))
+        return run_jobs(jobs, run, bits, pair=pair)
 
 # %% ../nbs/07_fuse.ipynb #c4b3f119
 def _modalities(given:dict[str, Any], n:int) -> list[str|None]: # None: the file says it, or a guess
@@ -448,10 +452,11 @@ def _fuse_images(given:dict[str, Any]) -> dict[str, Any]: # network, written
                          "more than two only as volumes")
     extra, pair = [k for k in ('figure', 'attention') if given[k]], given['pair'] or 'ct-mri'
     jobs = plan(given['ct'], given['mri'], given['out'], extra, pair, given['range'])
-    check_jobs(jobs, given['bits'], given['force'], pair)
-    network = which_network(given['weights'], given['device'], given['attention'])
-    engine = load_engine(network, given['device'], given['bf16'])
-    written = run_jobs(jobs, engine, given['bits'], given['batch_size'], True, pair)
+    with claimed([p for j in jobs for p in j.outputs.values()]):
+        check_jobs(jobs, given['bits'], given['force'], pair)
+        network = which_network(given['weights'], given['device'], given['attention'])
+        engine = load_engine(network, given['device'], given['bf16'])
+        written = run_jobs(jobs, engine, given['bits'], given['batch_size'], True, pair)
     print(f'network: {network}')
     if not given['ct']: print('fused the built-in phantom pair')
     if len(written) > 4: print(f"wrote {len(written)} files into {Path(given['out'] or 'fused')}")
@@ -469,12 +474,32 @@ def _aligned(given:dict[str, Any], ct:Scan, mri:Scan, out:Path) -> Alignment:
         except OSError as why: seen = f"Its pictures could not be written: {why}"
         raise ValueError(f"{e}. {seen}") from None
 
-def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
-    "Two scans, or the first with each of the others."
-    paths, out = [given['ct'], given['mri'], *given['more']], Path(given['out'] or 'fused')
+def _formats(given:dict[str, Any]) -> tuple[str, ...]:
+    "What a folder holds."
+    return ('nifti', 'dicom') if given['format'] == 'both' else (given['format'],)
+
+def _volume_sources(given:dict[str, Any]) -> list[str]:
+    "The scans, and the segmentation and the transform where they are given."
+    further = [given[k] for k in ('labels', 'transform') if given[k]]
+    return [given['ct'], given['mri'], *given['more'], *further]
+
+def _volume_output(given:dict[str, Any]) -> Path:
+    "Where the result goes; raises `OSError` or `ValueError` where it cannot."
+    out = Path(given['out'] or 'fused')
+    if out.name in ('', '..'): out = out.resolve()
+    if given['more']: _check_several(given, out)
     drawn = given['labels']
-    if len(paths) > 2: _check_several(given, out)
-    check_study_output(out, given['force'], paths + [drawn]*bool(drawn), labels=bool(drawn))
+    scans = [given['ct'], given['mri'], *given['more']]
+    check_study_output(out, given['force'], scans + [drawn]*bool(drawn), labels=bool(drawn))
+    asked = {k: given[k] for k in ('png', 'contact_sheet', 'figure', 'deidentify')}
+    check_one_file(out, _formats(given), **asked)
+    return out
+
+def _fuse_volumes(given:dict[str, Any], out:Path) -> dict[str, Any]: # network, written
+    "Two scans, or the first with each of the others."
+    paths, drawn = [given['ct'], given['mri'], *given['more']], given['labels']
+    sources = _volume_sources(given)
+    before = stamps(sources)
     ct, *others = _read_scans(given, paths)
     labels = match_labels(read_labels(drawn, given['index']), ct, others[0], drawn) if drawn else None
     network = which_network(given['weights'], given['device'])
@@ -482,11 +507,12 @@ def _fuse_volumes(given:dict[str, Any]) -> dict[str, Any]: # network, written
     names = _folder_names(paths[1:])
     places = [out] if len(paths) == 2 else [out.with_name(f'{out.name}_{name}') for name in names]
     alignments = [_aligned(given, ct, mri, place) for mri, place in zip(others, places)]
+    read = {Path(h.filename) for scan in (ct, *others) for h in scan.headers}
+    check_unchanged(sources, before, read | {p for p in before if is_volume(p)})
     studies = (fuse_study(a, engine, given['window'], given['grid'], given['batch_size'], progress=True)
                for a in alignments)
     if labels: studies = (carry_labels(s, labels) for s in studies)
-    formats = ('nifti', 'dicom') if given['format'] == 'both' else (given['format'],)
-    what = dict(formats=formats, sheet=given['contact_sheet'],
+    what = dict(formats=_formats(given), sheet=given['contact_sheet'],
                 **{k: given[k] for k in ('png', 'figure', 'deidentify', 'force')})
     if len(paths) > 2: written = write_studies(zip(names, studies), out, **what)
     else: written = write_study(next(studies), out, **what)
@@ -568,4 +594,6 @@ def medfusion_fuse(
         raise ValueError("one volume is not enough: name a CT and an MRI; "
                          "where one folder holds both, name it twice")
     _refuse(given, 'images', f'{paths[0]} is a volume')
-    return _fuse_volumes(given)
+    target = _volume_output(given)
+    one = is_nifti(target)
+    with claimed(may_write(target) if one else [target], folder=not one): return _fuse_volumes(given, target)

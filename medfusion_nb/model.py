@@ -750,12 +750,13 @@ def save_shipped(
     "Write the weights, their SHA-256 and the network's configuration."
     folder = Path(folder)
     state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
-    file = folder/f"model.{'int8' if int8 else 'float32'}.safetensors"
-    with staged(file) as part:
-        save_file(quantize(state) if int8 else state, part)
-        part.chmod(0o644)
-    config = dict(format=FORMAT, network=model.config, sha256=_sha256(file), **info)
-    with staged(folder/'config.json') as part: part.write_text(json.dumps(config, indent=1) + '\n')
+    names = 'model.int8.safetensors', 'model.float32.safetensors'
+    file, other = [folder/name for name in (names if int8 else names[::-1])]
+    with staged([file, folder/'config.json'], gone=[other]) as parts:
+        weights, text = parts.values()
+        save_file(quantize(state) if int8 else state, weights)
+        config = dict(format=FORMAT, network=model.config, sha256=_sha256(weights), **info)
+        text.write_text(json.dumps(config, indent=1) + '\n')
 
 def shipped_file(
     folder:Path|str, # that save_shipped wrote

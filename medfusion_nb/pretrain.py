@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHIPPED_PHASE1', 'PHASE1_RECIPES', 'TURNS', 'default_weights', 'parse_weights', 'Config', 'WithFindings', 'turned',
            'turn_of', 'fuse_twice', 'freeze_encoders', 'train_epoch', 'valid_epoch', 'Run', 'data_digest',
-           'weights_digest', 'plot_history', 'train', 'step_of', 'visible_infrared', 'new_network', 'pretrain',
-           'device_line', 'medfusion_pretrain']
+           'weights_digest', 'run_files', 'plot_history', 'train', 'step_of', 'visible_infrared', 'new_network',
+           'pretrain', 'device_line', 'medfusion_pretrain']
 
 # %% ../nbs/02_pretrain.ipynb #cell-003
 import argparse
@@ -15,7 +15,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -32,7 +32,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .core import Option, command, log, staged
+from .core import Option, claimed, command, log, staged
 from .data import (FusionDataset, Window, dataloader, find_ranges, get_window, llvip_pairs, luminance,
                                parse_range, parse_window)
 from .phantom import PhantomDataset
@@ -370,6 +370,14 @@ def load(self:Run,
         say(f'{file.parent}: goes on after {done} epochs; from here the learning rate follows '
             f'the schedule of {cfg.epochs} epochs, not of {planned}')
 
+def run_files(
+    out:Path,
+    name:str,   # file of the best network
+    curves:str, # file of the learning curves
+) -> list[Path]:
+    "What a run writes: the best network, the state, the history, the curves."
+    return [out/f for f in (name, 'last.pth', 'history.csv', curves)]
+
 @patch
 def save(self:Run,
     out:Path,
@@ -377,14 +385,15 @@ def save(self:Run,
     curves:str,            # file of the learning curves
     origin:dict[str, Any], # digests of data and start
 ) -> None:
-    "Write the best network where it is new, the state of the run, history and curves, each whole."
-    config = asdict(self.cfg)
-    if self.best: save_checkpoint(self.net, out/name, train_config=config, **self.best)
-    save_checkpoint(self.net, out/'last.pth', optimizer=self.opt.state_dict(), scheduler=self.sched.state_dict(),
-                    history=self.history, train_config=config, origin=origin)
-    with staged(out/'history.csv') as part: pd.DataFrame(self.history).to_csv(part, index=False)
-    fig = plot_history(self.history)
-    with staged(out/curves) as part: fig.savefig(part, dpi=100, format='png')
+    "Write the best network where it is new, the state of the run, history and curves, all or none."
+    config, fig = asdict(self.cfg), plot_history(self.history)
+    state = dict(optimizer=self.opt.state_dict(), scheduler=self.sched.state_dict())
+    best, last, table, plot = run_files(out, name, curves)
+    with staged([best]*bool(self.best) + [last, table, plot]) as parts:
+        if self.best: save_checkpoint(self.net, parts[best], train_config=config, **self.best)
+        save_checkpoint(self.net, parts[last], history=self.history, train_config=config, origin=origin, **state)
+        pd.DataFrame(self.history).to_csv(parts[table], index=False)
+        fig.savefig(parts[plot], dpi=100, format='png')
     plt.close(fig)
     self.best = None
 
@@ -446,7 +455,9 @@ def train(
 ) -> list[dict[str, Any]]:   # history, one dict an epoch
     "Train with validation, keep the best model, and resume the run where the folder holds it."
     out, saved = Path(out), -math.inf
-    with _own_accelerator(cfg.mixed_precision) as acc, _own_randomness(), warnings.catch_warnings():
+    with _own_accelerator(cfg.mixed_precision) as acc, _own_randomness(), warnings.catch_warnings(), ExitStack() as stack:
+        if acc.is_main_process: stack.enter_context(claimed(run_files(out, name, curves)))
+        acc.wait_for_everyone() # until what a killed run had written is in place
         _warn_of_imitation(acc)
         say = log.info if progress and acc.is_main_process else lambda line: None
         origin = dict(train=data_digest(train_ds), valid=data_digest(valid_ds), start=weights_digest(model))
@@ -547,7 +558,7 @@ def device_line() -> str:
     return f'device: CPU, {torch.get_num_threads()} threads'
 
 # %% ../nbs/02_pretrain.ipynb #cell-059
-@command('medfusion_pretrain LLVIP MSRS --epochs 20 --out runs/pretrain')
+@command('medfusion_pretrain LLVIP MSRS --epochs 20 --out runs/pretrain', several=True)
 def medfusion_pretrain(
     # LLVIP-style folders, {visible,infrared}/{train,test}/NAME.jpg; none: phantoms
     roots:Annotated[tuple[str, ...], Option(positional=True, nargs='*')]=(),

@@ -11,6 +11,7 @@ __all__ = ['Vector', 'VOXELS_MM', 'SAMPLES', 'GRADES', 'LIMITS', 'ENDINGS', 'PLA
            'registration_summary']
 
 # %% ../nbs/00c_register.ipynb #cell-002
+import errno
 import json
 import os
 import subprocess
@@ -639,6 +640,16 @@ def register(
 # %% ../nbs/00c_register.ipynb #cell-052
 ENDINGS = ('.tfm', '.txt', '.mat', '.h5', '.hdf5') # of the transform files that are written
 
+def _write_whole(t:sitk.Transform, part:Path) -> None:
+    "Write a transform and read it: SimpleITK does not say that the disk is full."
+    full = OSError(errno.ENOSPC, 'No space left on device', str(part))
+    try:
+        sitk.WriteTransform(t, str(part))
+        again = sitk.ReadTransform(str(part))
+    except RuntimeError as e: raise full from e
+    for what in ('GetParameters', 'GetFixedParameters'):
+        if getattr(again, what)() != getattr(t, what)(): raise full
+
 def save_transform(
     t:sitk.Transform,  # rigid
     path:Path|str,     # .tfm, .txt, .mat, .h5 or .hdf5
@@ -652,7 +663,7 @@ def save_transform(
         raise FileExistsError(f"{path} exists: choose another name or pass force=True (--force)")
     if path.suffix.lower() == '.mat' and t.GetName() == 'CompositeTransform':
         raise ValueError(f"cannot write {path}: a .mat file holds one transform and no chain, use .tfm")
-    with staged(path) as part: sitk.WriteTransform(t, str(part))
+    with staged(path) as part: _write_whole(t, part)
     return path
 
 # %% ../nbs/00c_register.ipynb #be28f616

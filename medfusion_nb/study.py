@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Grid', 'PICTURES', 'Engine', 'fuse_volume', 'common_grid', 'Alignment', 'modality_names', 'scan_names', 'check_pair',
            'check_patients', 'Refused', 'align', 'Study', 'ct_window', 'fuse_study', 'Labels', 'match_labels',
-           'carry_labels', 'views', 'views_figure', 'is_nifti', 'check_study_output', 'record', 'fused_slices',
-           'contact_sheet', 'write_study', 'write_refused', 'candidate', 'write_studies']
+           'carry_labels', 'views', 'views_figure', 'is_nifti', 'may_write', 'check_one_file', 'check_study_output',
+           'record', 'fused_slices', 'contact_sheet', 'write_study', 'write_refused', 'candidate', 'write_studies']
 
 # %% ../nbs/06_study.ipynb #cell-003
+import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -20,12 +21,12 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from . import __version__
-from .core import log, show_images, staged
+from .core import clear_leftovers, log, show_images, staged
 from .data import WINDOWS, Window, get_window, write_image
 from .phantom import like, make_grid, middle
 from .volume import (RECORD, RESEARCH, Scan, body_part, canonical, check_folder, cover, ct_unit,
                                  is_head, modality_name, mri_unit, orientation, resample, slice_axis,
-                                 write_dicom, write_nifti)
+                                 write_dicom, write_nifti, write_nifti_image)
 from .register import (Registration, checkerboard_figure, edge_overlay_figure,
                                    load_transform, register as register_scans, save_transform)
 
@@ -448,10 +449,30 @@ def _beside(out:Path, what:str) -> Path:
 
 PICTURES = 'checkerboard.png', 'edges.png' # by which the eye judges a registration
 
-def _may_write(out:Path, labels:bool) -> list[Path]:
+def may_write(
+    out:Path, # .nii or .nii.gz file
+) -> list[Path]:
     "A result as one file, and all files that may come to stand beside it."
-    names = ['labels.nii.gz']*labels + ['transform.tfm', 'candidate.tfm', *PICTURES, RECORD]
+    names = 'labels.nii.gz', 'transform.tfm', 'candidate.tfm', *PICTURES, RECORD
     return [out, *(_beside(out, name) for name in names)]
+
+def _is_ours(labels:Path) -> bool:
+    "Did an earlier run write this segmentation?"
+    try:
+        with gzip.open(labels) as file: return RESEARCH.encode() in file.read(348)
+    except (OSError, EOFError): return False
+
+def check_one_file(
+    out:Path,              # folder, or .nii or .nii.gz file
+    formats:Sequence[str], # see write_study
+    **asked:bool,          # what a folder may hold: png, contact_sheet, figure; deidentify
+) -> None:
+    "Raises `ValueError` for what is asked for beside a NIfTI file, and only a folder holds."
+    found = ['--format dicom']*('nifti' not in formats)
+    found += [f"--{k.replace('_', '-')}" for k, v in asked.items() if v]
+    if is_nifti(out) and found:
+        raise ValueError(f"output {out} is one NIfTI file, and {found[0]} is for what a folder holds: "
+                         f"name a folder, or leave {found[0]} out")
 
 def check_study_output(
     out:Path,                        # folder, or .nii or .nii.gz file
@@ -460,7 +481,10 @@ def check_study_output(
     labels:bool=False,               # will a segmentation be written beside a file?
 ) -> None:
     "Raises `FileExistsError`, `NotADirectoryError` or `ValueError` when the result cannot be written there."
+    clear_leftovers(out.absolute().parent)
     where = out.resolve()
+    if where in (Path.cwd(), *Path.cwd().parents):
+        raise ValueError(f"output {out} holds the folder you are in: name a new one, such as {out/'fused'}")
     for s in map(Path, sources):
         if where == s.resolve() or s.resolve() in where.parents:
             raise ValueError(f"output {out} lies in the source {s}: a later run would read it as a scan; "
@@ -468,13 +492,16 @@ def check_study_output(
         if where in s.resolve().parents:
             raise ValueError(f"output {out} holds the source {s}: choose another place")
     if not is_nifti(out): return check_folder(out, force)
-    for file in _may_write(out, labels):
+    for file in may_write(out):
         if file.is_dir(): raise IsADirectoryError(f"output {file} is a folder: name another file")
         if file.resolve() in [Path(s).resolve() for s in sources]:
             raise ValueError(f"output {file} would replace the source of that name: choose another place")
         if file.exists() and not force:
             raise FileExistsError(f"output {file} exists: choose another name "
                                   "or overwrite it with --force (force=True)")
+    carried = _beside(out, 'labels.nii.gz')
+    if carried.exists() and not labels and not _is_ours(carried):
+        raise FileExistsError(f"{carried} would look like a part of the result: move it elsewhere")
 
 def _label_record(labels:Labels|None, names_of_scans:Sequence[str]) -> dict[str, Any]|None:
     "The volumes of a segmentation, in mL."
@@ -551,9 +578,9 @@ def write_study(
     out, fused, r = Path(out), _as_reference(study), study.alignment.registration
     doubted = r is not None and not r.trusted # then the pictures come first
     check_study_output(out, force, labels=study.labels is not None)
+    check_one_file(out, formats, png=png, contact_sheet=sheet, figure=figure, deidentify=deidentify)
     if is_nifti(out): return _write_file(fused, out, study)
-    with staged(out) as folder:
-        folder.mkdir()
+    with staged(out, folder=True, gone=_old_refusal(out)) as folder:
         if 'nifti' in formats: write_nifti(fused, folder/'fused.nii.gz')
         if 'dicom' in formats: _write_series(fused, folder/'dicom', study, deidentify)
         _write_pictures(study, folder, png, sheet, figure)
@@ -592,9 +619,8 @@ def _write_series(fused:sitk.Image, folder:Path, study:Study, deidentify:bool) -
 def _write_labels(study:Study, path:Path) -> None:
     "The segmentation, numbers and their type unchanged, on the voxels of the fused volume."
     if study.labels is None: return
-    image = sitk.Image(_as_reference(study._replace(fused=study.labels.image)))
-    image.SetMetaData('ITK_FileNotes', RESEARCH)
-    sitk.WriteImage(image, str(path))
+    image = _as_reference(study._replace(fused=study.labels.image))
+    write_nifti_image(sitk.GetArrayViewFromImage(image), image, path)
 
 def _write_file(fused:sitk.Image, out:Path, study:Study) -> list[Path]:
     "The volume as one file; beside it transforms, segmentation, and what a registration is judged by."
@@ -604,7 +630,8 @@ def _write_file(fused:sitk.Image, out:Path, study:Study) -> list[Path]:
     pictures = {_beside(out, n): f for n, f in _pictures(study.ct, study.mri).items()} if judged else {}
     said = [_beside(out, RECORD)] if judged else []
     targets = [out, *transforms, *labels, *pictures, *said]
-    with staged(targets) as parts:
+    gone = [*may_write(out), *_old_refusal(out)] # of an earlier run
+    with staged(targets, gone=gone) as parts:
         write_nifti(fused, parts[out])
         for path, t in transforms.items(): save_transform(t, parts[path])
         for path in labels: _write_labels(study, parts[path])
@@ -635,6 +662,17 @@ def _refused_folder(out:Path) -> Path:
 
 _KEPT = *PICTURES, 'candidate.tfm', RECORD # what stands in it
 
+def _foreign(folder:Path) -> list[str]:
+    "What stands in it and is of no run."
+    there = [p.name for p in folder.iterdir()] if folder.exists() else []
+    return [name for name in there if name not in _KEPT and not name.startswith('.')]
+
+def _old_refusal(out:Path) -> list[Path]:
+    "The refused registration of an earlier run, which a result replaces."
+    folder = _refused_folder(out)
+    kept = folder.is_dir() and not folder.is_symlink() and (folder/RECORD).is_file()
+    return [folder] if kept and not _foreign(folder) else []
+
 def write_refused(
     alignment:Alignment, # of a refused registration
     out:Path|str,        # where the result would have been written
@@ -642,16 +680,14 @@ def write_refused(
     "Keep what a refused registration found; raises `OSError` where that cannot be written."
     folder, grid, t = _refused_folder(Path(out)), canonical(alignment.ct.image), alignment.transform
     check_folder(folder, force=True)
-    there = [p.name for p in folder.iterdir()] if folder.exists() else []
-    foreign = [name for name in there if name not in _KEPT and not name.startswith('.')]
+    foreign = _foreign(folder)
     if foreign:
         raise FileExistsError(f"{folder} holds {foreign[0]}, which is not of a run: move it elsewhere")
     pictures = _pictures(grid, resample(alignment.mri.image, grid, t))
     scans = alignment.ct, alignment.mri
     said = _signed(refused=True, scans=modality_names(*scans), digests=[_digest(s.image) for s in scans],
                    registration=_numbers(alignment.registration))
-    with staged(folder) as part:
-        part.mkdir()
+    with staged(folder, folder=True) as part:
         for name, figure in pictures.items(): figure.savefig(part/name)
         save_transform(t, part/'candidate.tfm')
         (part/RECORD).write_text(json.dumps(said, indent=1))
@@ -684,10 +720,11 @@ def write_studies(
     out, names = Path(out), []
     if is_nifti(out): raise ValueError(f"output {out}: several results are written into a folder, name one")
     check_study_output(out, force)
-    with staged(out) as folder:
-        folder.mkdir()
+    with staged(out, folder=True) as folder:
         for name, study in studies:
             write_study(study, folder/name, **kwargs)
             names.append(name)
         (folder/RECORD).write_text(json.dumps(_signed(studies=len(names)), indent=1))
+    refused = [f for n in names for f in _old_refusal(out.with_name(f'{out.name}_{n}'))]
+    with staged([], gone=refused): pass
     return [out/n for n in names]

@@ -7,7 +7,7 @@ __all__ = ['VOLUMES', 'RECORD', 'RESEARCH', 'MAX_STORED', 'Slice', 'Series', 'fi
            'Stack', 'Scan', 'modality_name', 'read_series', 'write_original', 'phantom_study', 'check_hu', 'has_air',
            'guess_modality', 'is_volume', 'check_folder_of_files', 'read_volume', 'read_labels', 'orientation',
            'canonical', 'slice_axis', 'mri_range', 'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder',
-           'check_levels', 'write_nifti', 'is_head', 'body_part', 'write_dicom']
+           'check_levels', 'write_nifti_image', 'write_nifti', 'is_head', 'body_part', 'write_dicom']
 
 # %% ../nbs/00b_volume.ipynb #cell-003
 import gzip
@@ -58,7 +58,7 @@ from pydicom.uid import (UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndia
 from pydicom.valuerep import format_number_as_ds
 
 from . import __version__
-from .core import staged
+from .core import clear_leftovers, staged
 from .data import Window, window_ct
 from .phantom import PhantomVolume, like, phantom_volume
 
@@ -1974,6 +1974,7 @@ def check_folder(
 ) -> None:
     "Raises `FileExistsError` when a folder cannot be written there, `NotADirectoryError` for a file."
     path = Path(path)
+    clear_leftovers(path)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"output {path} is a file: name a folder, or a file that ends in "
                                  ".nii.gz")
@@ -2005,21 +2006,29 @@ def _ras_affine(image:sitk.Image) -> np.ndarray: # (4,4)
     return np.diag([-1., -1, 1, 1]) @ np.block([[axes, origin], [np.zeros((1, 3)), 1.]])
 
 # %% ../nbs/00b_volume.ipynb #46b94799
+def write_nifti_image(
+    a:np.ndarray,     # (z,y,x), of a type that NIfTI knows
+    image:sitk.Image, # its grid
+    path:Path|str,    # .nii or .nii.gz
+    slope:float=1.,   # value = slope*stored
+) -> Path:            # the file written
+    "Write numbers as they are as NIfTI, whole or not at all; an existing file is replaced."
+    nii = nibabel.Nifti1Image(a.T, _ras_affine(image), dtype=a.dtype)
+    nii.header.set_slope_inter(slope, 0)
+    nii.header.set_xyzt_units('mm')
+    nii.header['descrip'] = RESEARCH.encode()
+    for set_form in (nii.set_sform, nii.set_qform): set_form(nii.affine, 1)
+    data = nii.to_bytes()
+    if str(path).lower().endswith('.gz'): data = gzip.compress(data, 3, mtime=0) # the same bytes each time
+    with staged(path) as part: part.write_bytes(data) # SimpleITK would not say that the disk is full
+    return Path(path)
+
 def write_nifti(
     image:sitk.Image, # values in [0,1]
     path:Path|str,    # .nii or .nii.gz
 ) -> Path:            # the file written
     "Write a volume as NIfTI with its affine, whole or not at all; an existing file is replaced."
-    affine = _ras_affine(image)
-    nii = nibabel.Nifti1Image(check_levels(image).T.astype(np.int16), affine)
-    nii.header.set_slope_inter(1/MAX_STORED, 0)
-    nii.header.set_xyzt_units('mm')
-    nii.header['descrip'] = RESEARCH.encode()
-    for set_form in (nii.set_sform, nii.set_qform): set_form(affine, 1)
-    data = nii.to_bytes()
-    if str(path).lower().endswith('.gz'): data = gzip.compress(data, 3, mtime=0) # the same bytes each time
-    with staged(path) as part: part.write_bytes(data)
-    return Path(path)
+    return write_nifti_image(check_levels(image).astype(np.int16), image, path, 1/MAX_STORED)
 
 # %% ../nbs/00b_volume.ipynb #cell-090
 _PATIENT = ('PatientName', 'PatientID', 'PatientBirthDate', 'PatientSex')

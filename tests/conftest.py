@@ -74,7 +74,9 @@ def hold(event, args):
         times -= 1
         if times == 0:
             open(os.environ['HELD'], 'w').close()
-            time.sleep(600)
+            for _ in range(6000): # a signal that waits does not end the sleep
+                if os.path.exists(os.environ['HELD'] + '.go'): break
+                time.sleep(.1)
 sys.addaudithook(hold)
 '''
 
@@ -82,7 +84,7 @@ sys.addaudithook(hold)
 @pytest.fixture
 def hold(tmp_path_factory):
     """Starts a command and waits until it is about to move a file or folder of that name into place
-    (for the nth time), where it then sleeps."""
+    (for the nth time), where it then sleeps until `go()` of it is called."""
     def start_and_hold(name, command, *args, cwd, times=1):
         folder = tmp_path_factory.mktemp('hold')
         (folder/'sitecustomize.py').write_text(HOLD)
@@ -90,6 +92,7 @@ def hold(tmp_path_factory):
         env = dict(PYTHONPATH=path, HOLD=name, HOLD_TIMES=str(times), HELD=str(folder/'held'))
         p = start(command, *args, cwd=cwd, env=env)
         wait_for((folder/'held').exists, p)
+        p.go = (folder/'held.go').touch
         return p
     return start_and_hold
 
