@@ -235,7 +235,8 @@ def member(rng, data):
         for m in z.infolist():
             content, way = z.read(m), int(rng.integers(4)) if m.filename == chosen else -1
             info = zipfile.ZipInfo(pick(rng, NAMES) if way in (0, 1) else m.filename)
+            info.external_attr = m.external_attr
             if way == 2: info.external_attr, content = 0o120777 << 16, b'/etc/passwd'
-            if way == 3: content = bytes(30_000_000)
+            if way == 3: content = bytes(2_000_000)
             new.writestr(info, content, zipfile.ZIP_DEFLATED)
     return out.getvalue()

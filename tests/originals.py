@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -50,6 +51,7 @@ class Original(NamedTuple):
     data_at:int|None = None      # where the values begin, uncompressed; None: not known
     plain:Callable = bytes       # content without the compression, which has a checksum
     judge:Callable|None = None   # folder, what was read, of the original -> '' or what is wrong
+    unread:bool = False          # even the original is refused
 
 
 def single(name, data, read, **kwargs):
@@ -403,7 +405,7 @@ def own_class(folder):
 def folders(targets):
     "Folders of weights: save_shipped's, and that of save_pretrained."
     from medfusion_nb.model import save_shipped
-    for name, int8, read in (('int8', True, network), ('float32', False, resigned), ('hub', False, network), ('class', False, own_class)):
+    for name, int8, read in (('int8', True, network), ('float32', False, resigned if targets == 'weights' else network), ('hub', False, network), ('class', False, own_class)):
         with tempfile.TemporaryDirectory() as folder:
             if name in ('hub', 'class'): small().save_pretrained(folder)
             else: save_shipped(small(), folder, int8=int8)
@@ -426,11 +428,10 @@ def records():
     def read(folder):
         kept = candidate(ct, mri, folder/'out')
         if kept is None: return Read(np.zeros(0), (), 'none')
-        moved = points(kept.transform).values.ravel()
-        return Read(np.array([*kept[1:-2], *moved], float), kept[1:-2], kept[-2:])
+        return Read(points(kept.transform).values, kept[1:-2], kept[-2:])
     def judge(folder, got, was):
         if got.said == 'none': return ''
-        odd = [x for x in got.place if type(x) is not float]
+        odd = [x for x in got.place if type(x) is not float or not np.isfinite(x)]
         return f'numbers that are {odd}' if odd else '' if all(type(x) is str for x in got.said) else f'words that are {got.said}'
     with tempfile.TemporaryDirectory() as folder:
         kept = write_refused(Alignment(ct, mri, t, 'registration', found, 'x'), Path(folder, 'out'))
@@ -443,7 +444,7 @@ def onnx():
     "Nothing reads ONNX: each is refused. What will read it has its place here."
     from medfusion_nb.model import load_network
     data = b'\x08\x08\x12\x07pytorch\x1a\x052.4.0:\x10\n\x06\n\x01x\x12\x01yZ\x06\n\x01x' + bytes(200)
-    yield single('model.onnx', data, lambda path: content_of(load_network(path)), judge=lambda *_: 'it was read')
+    yield single('model.onnx', data, lambda path: content_of(load_network(path)), judge=lambda *_: 'it was read', unread=True)
 
 
 # ---- archives
@@ -468,6 +469,7 @@ def archives(kind):
     name = f'set.{kind}'
     def read(path):
         "The names and the content of what was unpacked."
+        shutil.rmtree(path.parent/'unpacked', ignore_errors=True)
         unpack(path, SETS['AANLIB'], path.parent/'unpacked')
         found = {str(p.relative_to(path.parent)): p for p in sorted(path.parent.rglob('*')) if not p.is_dir() and p != path}
         links = [n for n, p in found.items() if p.is_symlink()]
@@ -480,7 +482,7 @@ def archives(kind):
             if not re.fullmatch(r'unpacked/(CT|MRI)/\d+\.png', n): return f'{n} was written'
             if content not in files.values(): return f'{n} has another content'
         return ''
-    yield single(name, out.getvalue(), read, judge=judge)
+    yield single(name, out.getvalue(), read, judge=judge, unread=kind == 'tar')
 
 
 NII = nibabel.Nifti1Header.template_dtype

@@ -31,8 +31,9 @@ import pytest
 
 NAMES = ('png tiff jpeg bmp dicom series nifti nrrd metaimage transform zip tar '
          'pth safetensors onnx json').split() # those that need torch come last
-SECONDS, HANGS = 2, 30           # of the processor, of the clock: what a case may take
-MEMORY, TAKEN = 2 << 30, 1 << 29 # bytes of addresses that a case may ask for, bytes that it may have in use
+UNREAD = 'tar', 'onnx'           # all of it is refused
+SECONDS, HANGS = 2, 60           # of the processor, of the clock: what a case may take
+MEMORY, TAKEN = 6 << 30, 1 << 29 # bytes of addresses that a case may ask for, bytes that it may have in use
 LETTERS = 500                    # in a message
 BATCH = 50                       # cases of a worker
 KEPT = 3                         # files of a kind of failure that are kept
@@ -69,7 +70,7 @@ def fault_of_refusal(e, original, folder):
     "What is wrong with an error: '' for one line that names a file."
     chain, text = [e], str(e)
     while chain[-1] is not None: chain.append(chain[-1].__cause__ or chain[-1].__context__)
-    if any(isinstance(x, MemoryError) or re.search('alloc', str(x), re.I) for x in chain[:-1]):
+    if any(isinstance(x, MemoryError) or re.search("bad_alloc|allocate|out of memory", str(x)) for x in chain[:-1]):
         return 'memory', f'it asked for what the file claims: {chain[-2]}'
     first, *more = text.split('\n') or ['']
     if any(not re.match(r'  \d+: ', line) for line in more): return 'message', f'of {1 + len(more)} lines: {text}'
@@ -83,14 +84,14 @@ def fault_of_result(got, was, original, folder, old, new):
     "What is wrong with what was read: '' where nothing is."
     from originals import placed
     if got.values.dtype.kind == 'f' and not np.isfinite(got.values).all(): return 'values that are not numbers'
-    if len(got.place) == 18 and (why := placed(got)): return why
+    if isinstance(got.place, np.ndarray) and (why := placed(got)): return why
     if same(got, was): return ''
     try: old, new = original.plain(old), original.plain(new)
     except Exception: return 'its compressed content is damaged, and it was read otherwise than the original'
     if old.startswith(new): return 'it was cut short, and read otherwise than the original'
     at = original.data_at
     if at and len(old) == len(new) and old[:at] == new[:at]: # only values were changed
-        if got.values.shape != was.values.shape or not np.array_equal(got.place, was.place): return 'values were changed, and its place differs'
+        if not same(got._replace(values=was.values), was) or got.values.shape != was.values.shape: return 'values were changed, and its place differs'
         bytes_off = sum(a != b for a, b in zip(old, new))
         off = np.count_nonzero(got.values != was.values)
         if off > bytes_off: return f'{bytes_off} bytes of values were changed, and {off} values differ'
@@ -99,11 +100,11 @@ def fault_of_result(got, was, original, folder, old, new):
 
 def same(a, b):
     "The same values at the same place?"
-    return np.array_equal(a.values, b.values) and all(np.array_equal(x, y) if isinstance(x, np.ndarray) else x == y for x, y in [(a.place, b.place)])
+    return np.array_equal(a.values, b.values) and bool(np.all(a.place == b.place))
 
 
-def read(original, folder, fill):
-    "Read with an allocator that fills what it gives out: what depends on the filling was never written."
+def read(original, folder, fill=0):
+    "Read, perhaps with an allocator that fills what it gives out: what depends on the filling was never written."
     try: ctypes.CDLL(None).mallopt(-6, fill) # M_PERTURB of glibc
     except AttributeError: pass
     with warnings.catch_warnings():
@@ -113,14 +114,15 @@ def read(original, folder, fill):
 
 def outcome(original, folder, was, target, data):
     "Read a case: right, refused, or a kind of failure; and why."
-    try: got = read(original, folder, 0x55)
+    try: got = read(original, folder)
     except (ValueError, OSError) as e: return fault_of_refusal(e, original, folder) or ('refused', type(e).__name__)
     except BaseException as e:
         where = [f for f in traceback.extract_tb(e.__traceback__) if 'medfusion_nb' in f.filename] or traceback.extract_tb(e.__traceback__)
         kind = 'memory' if isinstance(e, MemoryError) else 'traceback'
         return kind, f'{type(e).__name__} in {where[-1].name}: {str(e)[:200]!r}'
     if why := fault_of_result(got, was, original, folder, original.files[target], data): return 'wrong', why
-    if not same(got, read(original, folder, 0xaa)): return 'random', 'two readings differ: memory that was never written'
+    fill = 1 + zlib.crc32(data) % 255 # not that of the case before, whose memory may come again
+    if not same(got, read(original, folder, fill)): return 'random', 'two readings differ: memory that was never written'
     return 'right', ''
 
 
@@ -166,7 +168,7 @@ def batch(*args, cases, **kwargs):
         try:
             os.close(receive)
             with os.fdopen(send, 'w') as out: work(*args, cases=cases, out=out, **kwargs)
-        except BaseException: traceback.print_exc()
+        except BaseException: Path(kwargs['folder'], 'worker.txt').write_text(traceback.format_exc())
         finally: os._exit(0)
     os.close(send)
     with os.fdopen(receive) as lines: found = [json.loads(line) for line in lines]
@@ -180,17 +182,23 @@ def batch(*args, cases, **kwargs):
     return found
 
 
+def used():
+    "Seconds of the processor, of this process and of its workers."
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
 def run_cases(name, cases, seed, folder):
     "Every case of a format: the counts by outcome, and the failures by kind with what is kept of them."
     from originals import FORMATS
-    originals, truth, failed, counts, begun = [*FORMATS[name][0]()], {}, {}, Counter(), time.monotonic()
+    originals, truth, failed, counts, begun = [*FORMATS[name][0]()], {}, {}, Counter(), used()
     for o in originals:
         home = folder/f'{name}_original'
         put_files(o, home)
         try:
-            truth[o.name] = read(o, home, 0)
+            truth[o.name] = read(o, home)
             if not same(truth[o.name], read(o, home, 0xaa)): raise ValueError('two readings differ')
-        except Exception as e: failed[f'original: {o.name} is not read'] = [0, f'{type(e).__name__}: {str(e)[:300]}']
+        except Exception as e:
+            if not o.unread: failed[f'original: {o.name} is not read'] = [0, f'{type(e).__name__}: {str(e)[:300]}']
         shutil.rmtree(home)
     unread = [o.name for o in originals if o.name not in truth]
     for n in unread: truth[n] = None
@@ -209,8 +217,7 @@ def run_cases(name, cases, seed, folder):
             group[0] += 1
             if len(group) <= KEPT: group.append(f"case {r['case']}: {r['of']}: {r['why'][:300]}")
             else: shutil.rmtree(folder/f"{name}{r['case']}", ignore_errors=True)
-    seconds = time.monotonic() - begun
-    return dict(counts=counts, failed=failed, seconds=seconds, slowest=slowest)
+    return dict(counts=counts, failed=failed, seconds=used() - begun, slowest=slowest)
 
 
 def told(name, seed, found):
@@ -246,7 +253,7 @@ def test_hostile(name, reader, tmp_path, request, record_property):
     record_property('told', told(name, seed, found))
     lines = [f'{n} x {kind}\n    ' + '\n    '.join(examples) for kind, (n, *examples) in found['failed'].items()]
     assert not lines, '\n'.join([told(name, seed, found), f'kept in {tmp_path}', *lines])
-    assert found['counts']['right'] and found['counts']['refused'], 'the mutations show nothing'
+    assert found['counts']['refused'] and found['counts']['right'] or name in UNREAD, 'the mutations show nothing'
 
 
 def serve():
