@@ -17,8 +17,9 @@ import numpy as np
 # ---- of bytes
 
 NUMBERS = (0, -1, 1, 255, 2**15, 2**31 - 1, 2**32 - 1, 2**63 - 1, math.nan, math.inf, -math.inf, 1e38, 1e-38)
-WORDS = (b'0', b'-1', b'nan', b'inf', b'-inf', b'1e308', b'1e-320', b'2147483647', b'4294967295', b'9'*30, b'',
-         b'x'*5000, b'abc', b'1 2', b'1\\2', b'\xff\xfe\0', b'0x10', b'1,5', b'../../x', b'/etc/passwd', b'1000000')
+WORDS = (b'0', b'-1', b'nan', b'inf', b'-inf', b'1e308', b'1e-320', b'2147483647', b'4294967295', b'9'*30,
+         b'', b'x'*5000, b'abc', b'1 2', b'1\\2', b'\xff\xfe\0', b'0x10', b'1,5', b'../../x', b'/etc/passwd',
+         b'1000000')
 
 def pick(rng, choices): return choices[int(rng.integers(len(choices)))]
 
@@ -87,7 +88,8 @@ def branches(value):
         yield value, key
         yield from branches(value[key])
 
-PLAIN = (None, True, 0, -1, 2**31 - 1, 2**63, 1e308, math.nan, math.inf, '', 'x'*5000, 'full', [], {}, [[]], [1, 2], ['a'])
+PLAIN = (None, True, 0, -1, 2**31 - 1, 2**63, 1e308, math.nan, math.inf, '', 'x'*5000, 'full',
+         [], {}, [[]], [1, 2], ['a'])
 
 def change(rng, value, choices=PLAIN):
     "A value of nested dicts and lists is another one, or gone."
@@ -102,7 +104,8 @@ def entry(rng, data):
 
 def deep(rng, data):
     "JSON that is nested deeply, or of another kind."
-    return pick(rng, (b'['*100_000, b'[]', b'3', b'null', b'"x"', b'{}', b'\xef\xbb\xbf' + data, data.decode().encode('utf-16')))
+    other = b'\xef\xbb\xbf' + data, data.decode().encode('utf-16')
+    return pick(rng, (b'['*100_000, b'[]', b'3', b'null', b'"x"', b'{}', *other))
 
 def tensors(rng, data):
     "A value of the JSON in front of safetensors."
@@ -139,14 +142,16 @@ def chunk(rng, data):
     if way == 2: return put(data, at, struct.pack('>I', int(pick(rng, (0, 1, n + 1, 2**31 - 1, 2**32 - 1)))))
     body = pick(rng, BYTES)(rng, body) if body else b'x'
     if rng.random() < .1: kind = pick(rng, (b'tRNS', b'eXIf', b'PLTE', b'IHDR', b'IDAT', b'acTL'))
-    return put(data, at, struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body)), len(whole))
+    new = struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+    return put(data, at, new, len(whole))
 
 def tag(rng, data):
     "An entry of a TIFF directory: number, type, count or value; or where the next directory is."
     order = '<' if data[:2] == b'II' else '>'
     at = struct.unpack(order + 'I', data[4:8])[0]
     n = struct.unpack(order + 'H', data[at:at + 2])[0]
-    if rng.random() < .1: return put(data, at + 2 + 12*n, struct.pack(order + 'I', int(pick(rng, (at, 8, 2**32 - 1)))))
+    following = struct.pack(order + 'I', pick(rng, (at, 8, 2**32 - 1)))
+    if rng.random() < .1: return put(data, at + 2 + 12*n, following)
     at += 2 + 12*int(rng.integers(n))
     field, form = pick(rng, ((0, 'H'), (2, 'H'), (4, 'I'), (8, 'I'), (8, 'I'), (8, 'H')))
     most = 256**struct.calcsize(form)
@@ -182,7 +187,8 @@ def dicom_number(rng, data, value, n):
     "Another content of an element."
     old = data[value:value + n]
     binary = [packed(rng, pick(rng, NUMBERS)) for _ in range(2)]
-    return pick(rng, (pick(rng, WORDS), pick(rng, WORDS), *binary, old + b'\\' + old, old*2, old[:n//2], b'', rng.bytes(n or 2)))
+    changed = old + b'\\' + old, old*2, old[:n//2], b'', rng.bytes(n or 2)
+    return pick(rng, (pick(rng, WORDS), pick(rng, WORDS), *binary, *changed))
 
 def element(rng, data):
     "An element of a DICOM file has another value, two, text or none, is missing or there twice."
@@ -213,7 +219,8 @@ def field(dtype):
         kind, at = dtype.fields[name][:2]
         base, n = kind.base, int(np.prod(kind.shape, dtype=int))
         at += base.itemsize*int(rng.integers(n))
-        if base.kind == 'S': return put(data, at, pick(rng, (b'\xff', b'n+1\0', rng.bytes(4)))[:base.itemsize])
+        text = pick(rng, (b'\xff', b'n+1\0', rng.bytes(4)))[:base.itemsize]
+        if base.kind == 'S': return put(data, at, text)
         value = pick(rng, (*NUMBERS, 2, 3, 7, 16, 64, 128, 512, 1e-3, 1e4))
         if base.kind in 'iu': value = np.uint64(int(value if math.isfinite(value) else -1) % 2**64)
         with np.errstate(all='ignore'): return put(data, at, np.asarray(value).astype(base).tobytes())
@@ -224,12 +231,14 @@ def inside(*mutations):
     def unzip(rng, data): return gzip.compress(pick(rng, mutations)(rng, gzip.decompress(data)), 1, mtime=0)
     return unzip
 
-NAMES = '../x.png', '/tmp/x.png', 'C:\\x.png', 'a/../../x.png', 'a\0b.png', 'x'*5000, '', 'set/CT-MRI/CT/1.png', '..\\x.png'
+NAMES = ('../x.png', '/tmp/x.png', 'C:\\x.png', 'a/../../x.png', 'a\0b.png', 'x'*5000, '',
+         'set/CT-MRI/CT/1.png', '..\\x.png')
 
 def member(rng, data):
     "A member of a zip file: its name, a link, its size."
     out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as z, zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as new, warnings.catch_warnings():
+    with (zipfile.ZipFile(io.BytesIO(data)) as z, zipfile.ZipFile(out, 'w') as new,
+          warnings.catch_warnings()):
         warnings.simplefilter('ignore') # of names that are there twice
         chosen = pick(rng, z.namelist())
         for m in z.infolist():

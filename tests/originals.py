@@ -1,4 +1,4 @@
-"""Small files of every format that is read, how each is read, and who judges what was read. For test_hostile.py.
+"""Small files of every format that is read, how it is read, and who judges that; for test_hostile.py.
 
 A judge compares what was read of a mutated file with another reader of the same file, or with its header.
 """
@@ -25,13 +25,13 @@ from nibabel.freesurfer.mghformat import MGHImage
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 
 from medfusion_nb import volume as volume_module
 from medfusion_nb.data import read_hu, read_image
 from medfusion_nb.datasets import SETS, unpack
 from medfusion_nb.phantom import phantom_volume
-from medfusion_nb.register import load_transform, rigid, save_transform
+from medfusion_nb.register import load_transform, rigid
 from medfusion_nb.volume import Scan, read_volume, write_original
 
 
@@ -64,7 +64,8 @@ def single(name, data, read, **kwargs):
 def smooth(shape, white, dtype):
     "A picture that uses its range."
     at = np.meshgrid(*[np.linspace(0, 3, n) for n in shape[:2]], indexing='ij')
-    a = np.stack([(.5 + .5*np.sin(at[0]*(2 + c) + at[1]**2)) for c in range(*([3] if len(shape) > 2 else [1]))], -1)
+    channels = range(3 if len(shape) > 2 else 1)
+    a = np.stack([np.sin(at[0]*(2 + c) + at[1]**2) for c in channels], -1)
     a = (a - a.min())/np.ptp(a)
     return (a*white).astype(dtype).reshape(shape)
 
@@ -145,7 +146,7 @@ def written(image, name, **kwargs):
 
 
 def as_nifti(name):
-    "Judges a NIfTI file by its header alone: the bytes are there, the numbers are those, and so is the affine."
+    "Judges a NIfTI file by its header: the bytes are there, and the values and the affine are those."
     def judge(folder, got, was):
         import nibabel
         data = (folder/name).read_bytes()
@@ -155,15 +156,15 @@ def as_nifti(name):
         shape = tuple(int(n) for n in header['dim'][1:1 + int(header['dim'][0])] if n != 1)
         if got.values.shape[::-1] != shape: return f'{got.values.shape[::-1]} voxels, its header says {shape}'
         dtype, at = header.get_data_dtype(), int(header['vox_offset'])
-        if len(data) < at + dtype.itemsize*got.values.size: return 'its header claims more voxels than there are'
+        if len(data) < at + dtype.itemsize*got.values.size: return 'it claims more voxels than there are'
         if got.said.notes: return ''
         slope, inter = header.get_slope_inter()
         there = np.frombuffer(data, dtype, got.values.size, at)*(slope or 1.) + (inter or 0.)
-        if not np.allclose(there, got.values.ravel(), rtol=1e-4, atol=1e-3): return 'other values than in the file'
+        if not np.allclose(there, got.values.ravel(), rtol=1e-4, atol=1e-3): return 'other values'
         unit = {1: 1000, 3: .001}.get(int(header['xyzt_units']) & 7, 1)
         affine = header.get_best_affine()*unit
         mine = np.reshape(got.place[9:], (3, 3))*got.place[3:6]
-        if not np.allclose(np.diag([-1, -1, 1]) @ affine[:3, :3], mine, atol=1e-3): return 'another affine than its header'
+        if not np.allclose(np.diag([-1, -1, 1]) @ affine[:3, :3], mine, atol=1e-3): return 'another affine'
         return ''
     return judge
 
@@ -174,8 +175,8 @@ def niftis():
     ct, mri = sitk.Cast(phantom.ct, sitk.sitkInt16), sitk.Cast(phantom.mri, sitk.sitkFloat32)
     for name, image in (('ct.nii', ct), ('mri.nii', mri), ('ct.nii.gz', ct)):
         data = written(image, name)[name]
-        zipped = name.endswith('.gz')
-        yield single(name, data, volume, judge=as_nifti(name), data_at=352, plain=gzip.decompress if zipped else bytes)
+        plain = gzip.decompress if name.endswith('.gz') else bytes
+        yield single(name, data, volume, judge=as_nifti(name), data_at=352, plain=plain)
     affine, voxels = np.diag([2., 2, 3, 1]), sitk.GetArrayFromImage(mri).T
     data = gzip.compress(MGHImage(voxels, affine).to_bytes(), mtime=0)
     yield single('mri.mgz', data, volume, data_at=284, plain=gzip.decompress)
@@ -183,8 +184,10 @@ def niftis():
     pair.header.set_xyzt_units('mm')
     for form in (pair.set_sform, pair.set_qform): form(affine, 1)
     parts = {f'mri.{kind}': io.BytesIO() for kind in ('hdr', 'img')}
-    pair.to_file_map({'header': nibabel.FileHolder(fileobj=parts['mri.hdr']), 'image': nibabel.FileHolder(fileobj=parts['mri.img'])})
-    yield Original('mri.img', {k: v.getvalue() for k, v in parts.items()}, lambda folder: volume(folder/'mri.img'), ['mri.hdr', 'mri.img'])
+    holders = [nibabel.FileHolder(fileobj=f) for f in parts.values()]
+    pair.to_file_map(dict(zip(('header', 'image'), holders)))
+    files = {name: f.getvalue() for name, f in parts.items()}
+    yield Original('mri.img', files, lambda folder: volume(folder/'mri.img'), ['mri.hdr', 'mri.img'])
 
 
 def as_text_says(name, words):
@@ -202,16 +205,18 @@ def itk_files(first, second, words):
     "NRRD or MetaImage, as one file and as header and data."
     phantom = heads()
     ct, mri = sitk.Cast(phantom.ct, sitk.sitkInt16), sitk.Cast(phantom.mri, sitk.sitkFloat32)
-    for name, image, zipped in ((f'ct.{first}', ct, False), (f'mri.{first}', mri, True), (f'ct.{second}', ct, False)):
+    kinds = (f'ct.{first}', ct, False), (f'mri.{first}', mri, True), (f'ct.{second}', ct, False)
+    for name, image, zipped in kinds:
         files = written(image, name, useCompression=zipped)
         data_at = None if zipped or len(files) > 1 else m.head(files[name])
-        yield Original(name, files, lambda folder, name=name: volume(folder/name), [name, *files], data_at, judge=as_text_says(name, words))
+        def read(folder, name=name): return volume(folder/name)
+        yield Original(name, files, read, [name, *files], data_at, judge=as_text_says(name, words))
 
 
 # ---- DICOM: pydicom is the judge
 
 def as_pydicom(folder, got, was):
-    "Judges a volume by the files of its series, each on its own; where something was said, it is the reader's word."
+    "Judges a volume by the files of its series, each on its own; not where the reader noted something."
     if got.said.notes: return ''
     uid, slices = got.said.headers[0].get('SeriesInstanceUID'), []
     for path in sorted(folder.iterdir()):
@@ -219,11 +224,11 @@ def as_pydicom(folder, got, was):
         except Exception: return f'pydicom cannot read {path.name}, and nothing was said'
         if ds.get('SeriesInstanceUID') == uid: slices += frames(ds)
     if None in slices: return 'pydicom refuses its pixels, and it was read otherwise than the original'
-    if len(slices) != len(got.values): return f'{len(got.values)} slices, there are {len(slices)} in its files'
+    if len(slices) != len(got.values): return f'{len(got.values)} slices, its files hold {len(slices)}'
     normal = np.reshape(got.place[9:], (3, 3))[:, 2]
     slices.sort(key=lambda s: normal @ s[0])
     for (position, spacing, pixels, padded), mine in zip(slices, got.values):
-        if not np.allclose(spacing, got.place[[4, 3]], rtol=1e-2): return f'{got.place[3:5]} mm, a header says {spacing}'
+        if not np.allclose(spacing, got.place[[4, 3]], rtol=1e-2): return f'spacing is not {spacing}'
         if isinstance(pixels, np.ndarray) and not padded:
             if pixels.shape != mine.shape: return f'slices of {mine.shape}, a file holds {pixels.shape}'
             if got.said.modality == 'CT': pixels = np.maximum(pixels, -1024)
@@ -239,16 +244,19 @@ def frames(ds):
         except (NotImplementedError, RuntimeError) as e:
             if 'plugin' not in str(e) and 'missing' not in str(e): raise
             pixels = itertools.repeat(None) # no decoder here
-        shared, each = ds.get('SharedFunctionalGroupsSequence'), ds.get('PerFrameFunctionalGroupsSequence') or [None]
+        shared = ds.get('SharedFunctionalGroupsSequence') or []
+        each = ds.get('PerFrameFunctionalGroupsSequence') or [None]
         found = []
         for frame, values in zip(each, pixels):
             def get(group, keyword):
-                place = next((g[group][0] for g in (frame, *(shared or [])) if g and group in g), ds if frame is None else {})
-                return place.get(keyword)
-            slope, inter = (float(get('PixelValueTransformationSequence', f'Rescale{k}') or d) for k, d in (('Slope', 1), ('Intercept', 0)))
+                if frame is None: return ds.get(keyword)
+                return next((g[group][0] for g in (frame, *shared) if group in g), {}).get(keyword)
+            slope = float(get('PixelValueTransformationSequence', 'RescaleSlope') or 1)
+            inter = float(get('PixelValueTransformationSequence', 'RescaleIntercept') or 0)
             position = np.array(get('PlanePositionSequence', 'ImagePositionPatient'), float)
             spacing = np.array(get('PixelMeasuresSequence', 'PixelSpacing'), float)
-            found.append((position, spacing, None if values is None else values*slope + inter, 'PixelPaddingValue' in ds))
+            if values is not None: values = values*slope + inter
+            found.append((position, spacing, values, 'PixelPaddingValue' in ds))
         return found
     except Exception: return [None]
 
@@ -268,7 +276,8 @@ def series():
     def rle(ds): ds.compress(RLELossless, generate_instance_uid=False)
     def itk(uid, compressor):
         def compress(ds):
-            data = written(sitk.GetImageFromArray(ds.pixel_array[None]), 'x.dcm', useCompression=True, compressor=compressor)['x.dcm']
+            image = sitk.GetImageFromArray(ds.pixel_array[None])
+            [data] = written(image, 'x.dcm', useCompression=True, compressor=compressor).values()
             other = pydicom.dcmread(io.BytesIO(data))
             ds.PixelData = encapsulate([*generate_frames(other.PixelData, number_of_frames=1)])
             ds['PixelData'].VR, ds.file_meta.TransferSyntaxUID = 'OB', uid
@@ -317,7 +326,8 @@ def enhanced():
         if name == 'rle': ds.compress(RLELossless, generate_instance_uid=False)
         data = io.BytesIO()
         ds.save_as(data)
-        yield single(f'{name}.dcm', data.getvalue(), lambda path: volume(path, modality='CT'), judge=as_pydicom)
+        def read(path): return volume(path, modality='CT')
+        yield single(f'{name}.dcm', data.getvalue(), read, judge=as_pydicom)
 
 
 # ---- transforms
@@ -330,14 +340,16 @@ def transforms():
     affine.SetTranslation([5.5, -3.25, 8])
     image, data = heads().ct, {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, part in (('euler.tfm', t), ('euler.mat', t), ('euler.h5', t), ('0GenericAffine.mat', affine),
-                           ('chain.tfm', sitk.CompositeTransform([t, affine]))):
+        kinds = {'euler.tfm': t, 'euler.mat': t, 'euler.h5': t, '0GenericAffine.mat': affine,
+                 'chain.tfm': sitk.CompositeTransform([t, affine])}
+        for name, part in kinds.items():
             sitk.WriteTransform(part, f'{folder}/{name}')
             data[name] = Path(folder, name).read_bytes()
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = np.reshape(t.GetMatrix(), (3, 3)), (4.5, -6.25, 10)
     data['flirt.mat'] = '\n'.join('  '.join(f'{x:.8f}' for x in row) for row in matrix).encode() + b'\n'
-    for name, content in data.items(): yield single(name, content, lambda path: points(load_transform(path, image, image)), judge=is_rigid)
+    def read(path): return points(load_transform(path, image, image))
+    for name, content in data.items(): yield single(name, content, read, judge=is_rigid)
 
 
 POINTS = np.array([[0., 0, 0], [100, 0, 0], [0, 100, 0], [0, 0, 100]])
@@ -357,7 +369,8 @@ def is_rigid(folder, got, was):
 def content_of(model):
     "Weights, their shapes and the configuration of a network."
     state = model.state_dict()
-    return Read(np.concatenate([v.float().numpy().ravel() for v in state.values()]), [(k, tuple(v.shape)) for k, v in state.items()], model.config)
+    values = np.concatenate([v.float().numpy().ravel() for v in state.values()])
+    return Read(values, [(k, tuple(v.shape)) for k, v in state.items()], model.config)
 
 
 def small():
@@ -405,14 +418,18 @@ def own_class(folder):
 def folders(targets):
     "Folders of weights: save_shipped's, and that of save_pretrained."
     from medfusion_nb.model import save_shipped
-    for name, int8, read in (('int8', True, network), ('float32', False, resigned if targets == 'weights' else network), ('hub', False, network), ('class', False, own_class)):
+    signed = resigned if targets == 'weights' else network
+    readers = dict(int8=network, float32=signed, hub=network)
+    readers['class'] = own_class
+    for name, read in readers.items():
         with tempfile.TemporaryDirectory() as folder:
             if name in ('hub', 'class'): small().save_pretrained(folder)
-            else: save_shipped(small(), folder, int8=int8)
+            else: save_shipped(small(), folder, int8=name == 'int8')
             files = {p.name: p.read_bytes() for p in Path(folder).iterdir()}
         [weights] = [n for n in files if n.endswith('.safetensors')]
         target = weights if targets == 'weights' else 'config.json'
-        data_at = 8 + int.from_bytes(files[weights][:8], 'little') if target == weights and name != 'int8' else None
+        data_at = 8 + int.from_bytes(files[weights][:8], 'little')
+        if target != weights or name == 'int8': data_at = None # a scale is of many values
         yield Original(name, files, read, [target], data_at, judge=fuses)
 
 
@@ -422,7 +439,8 @@ def records():
     from medfusion_nb.register import Registration
     from medfusion_nb.study import Alignment, candidate, write_refused
     phantom = phantom_volume(size=(32, 32, 16), seed=3)
-    ct, mri = (Scan(image, kind, [], [], set(), kind) for image, kind in ((phantom.ct, 'CT'), (phantom.mri, 'MR')))
+    def scan(image, kind): return Scan(image, kind, [], [], set(), kind)
+    ct, mri = scan(phantom.ct, 'CT'), scan(phantom.mri, 'MR')
     t = rigid([3., -5, 8], [12.5, -7.25, 20])
     found = Registration(t, *[.5 + i/16 for i in range(12)], 'refused', 'its mutual information')
     def read(folder):
@@ -432,19 +450,20 @@ def records():
     def judge(folder, got, was):
         if got.said == 'none': return ''
         odd = [x for x in got.place if type(x) is not float or not np.isfinite(x)]
-        return f'numbers that are {odd}' if odd else '' if all(type(x) is str for x in got.said) else f'words that are {got.said}'
+        if odd: return f'numbers that are {odd}'
+        return '' if all(type(x) is str for x in got.said) else f'words that are {got.said}'
     with tempfile.TemporaryDirectory() as folder:
         kept = write_refused(Alignment(ct, mri, t, 'registration', found, 'x'), Path(folder, 'out'))
-        files = {f'{kept.name}/{name}': (kept/name).read_bytes() for name in ('medfusion.json', 'candidate.tfm')}
+        names = 'medfusion.json', 'candidate.tfm'
+        files = {f'{kept.name}/{name}': (kept/name).read_bytes() for name in names}
         target = f'{kept.name}/medfusion.json'
     yield Original('refused', files, read, [target], judge=judge)
 
 
 def onnx():
     "Nothing reads ONNX: each is refused. What will read it has its place here."
-    from medfusion_nb.model import load_network
     data = b'\x08\x08\x12\x07pytorch\x1a\x052.4.0:\x10\n\x06\n\x01x\x12\x01yZ\x06\n\x01x' + bytes(200)
-    yield single('model.onnx', data, lambda path: content_of(load_network(path)), judge=lambda *_: 'it was read', unread=True)
+    yield single('model.onnx', data, network, judge=lambda *_: 'it was read', unread=True)
 
 
 # ---- archives
@@ -471,7 +490,8 @@ def archives(kind):
         "The names and the content of what was unpacked."
         shutil.rmtree(path.parent/'unpacked', ignore_errors=True)
         unpack(path, SETS['AANLIB'], path.parent/'unpacked')
-        found = {str(p.relative_to(path.parent)): p for p in sorted(path.parent.rglob('*')) if not p.is_dir() and p != path}
+        there = [p for p in sorted(path.parent.rglob('*')) if not p.is_dir() and p != path]
+        found = {str(p.relative_to(path.parent)): p for p in there}
         links = [n for n, p in found.items() if p.is_symlink()]
         data = {n: p.read_bytes() for n, p in found.items() if n not in links}
         return Read(np.frombuffer(b''.join(data.values()), np.uint8), [*data], (links, data))
@@ -486,7 +506,7 @@ def archives(kind):
 
 
 NII = nibabel.Nifti1Header.template_dtype
-MGH = nibabel.freesurfer.mghformat.header_dtype if hasattr(nibabel.freesurfer.mghformat, 'header_dtype') else MGHImage.header_class.template_dtype
+MGH = MGHImage.header_class.template_dtype
 
 # format -> its originals, the mutations that know it (by the ending of the file, '' for any)
 FORMATS = dict(
@@ -496,7 +516,8 @@ FORMATS = dict(
     bmp=(lambda: pictures('bmp'), {'': (m.number,)}),
     dicom=(enhanced, {'': (m.element,)}),
     series=(series, {'': (m.element,)}),
-    nifti=(niftis, {'nii': (m.field(NII),), 'hdr': (m.field(NII),), 'img': (m.number,), 'nii.gz': (m.inside(m.field(NII), *m.BYTES),),
+    nifti=(niftis, {'nii': (m.field(NII),), 'hdr': (m.field(NII),), 'img': (m.number,),
+                    'nii.gz': (m.inside(m.field(NII), *m.BYTES),),
                     'mgz': (m.inside(m.field(MGH), *m.BYTES),)}),
     nrrd=(lambda: itk_files('nrrd', 'nhdr', b'sizes'), {'': (m.word, m.line)}),
     metaimage=(lambda: itk_files('mha', 'mhd', b'DimSize'), {'': (m.word, m.line)}),

@@ -1,7 +1,8 @@
 """Geometry, for any volume: the same values at the same physical points, whatever the file and its axes.
 
-The content is linear in the physical point, since linear interpolation of that is exact on every grid, turned, sheared or
-coarse. So the tolerances are those of stored whole numbers, and a mistake of a tenth of a voxel shows.
+The content is linear in the physical point, since linear interpolation of that is exact on every grid,
+turned, sheared or coarse. So the tolerances are those of stored whole numbers, and a mistake of a tenth of a voxel
+shows.
 """
 import tempfile
 from pathlib import Path
@@ -114,7 +115,8 @@ def write(v, folder, about):
 
 def write_slices(v, image, folder):
     "A DICOM series under shuffled names, whose slices lie where the grid says, also a tilted one."
-    files, names = write_original(image, folder, v.kind), np.random.default_rng(v.names).permutation(v.grid.size[2])
+    files = write_original(image, folder, v.kind)
+    names = np.random.default_rng(v.names).permutation(len(files))
     for k, (file, name) in enumerate(zip(files, names)):
         ds = pydicom.dcmread(file)
         ds.ImagePositionPatient = [f'{x:.9g}' for x in v.grid.places()[0, 0, k]]
@@ -152,7 +154,8 @@ def test_read(kind, request):
         with tempfile.TemporaryDirectory() as folder: scan = read(v, Path(folder), v.grid.center)
         points, found = places_of(scan.image), sitk.GetArrayFromImage(scan.image).T
         inside = v.grid.depth(points) > v.grid.spacing.max()/2 + 1 # a tilted series has air at its sides
-        if v.grid.tilt: inside &= np.abs((points - v.grid.center) @ v.grid.axes[:, 1]) < 15 # its straight core
+        core = np.abs((points - v.grid.center) @ v.grid.axes[:, 1]) < 15
+        if v.grid.tilt: inside &= core
         else: assert sorted(found.shape) == sorted(v.grid.size) and not scan.notes, scan.notes
         assert inside.sum() > 100
         off = np.abs(found - content(kind, points, v.grid.center))[inside].max()
@@ -202,5 +205,6 @@ def test_fused(request):
         sure &= np.abs(tissue - .5) < .3 # an MRI is clipped before it is interpolated
         assert sure.any(), 'no voxel to look at'
         off = np.abs(found - np.maximum(bone, tissue).clip(0, 1))[sure].max()
-        assert off < 4e-3, f'{off:.3g} off: {ct.ending} and {mri.ending} on the grid of {grid}' # half a HU, and rounding
+        what = f'{ct.ending} and {mri.ending} on the grid of {grid}'
+        assert off < 4e-3, f'{off:.3g} off: {what}' # half a HU, and the rounding of the MRI
     examine(request.config, property, pairs())
