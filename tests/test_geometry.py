@@ -1,7 +1,7 @@
 """Geometry, for any volume: the same values at the same physical points, whatever the file and its axes.
 
-The content is linear in the physical point, since linear interpolation of that is exact on every grid, turned,
-sheared or coarse. So the tolerances are those of stored whole numbers: a tenth of a voxel that is wrong shows.
+The content is linear in the physical point: linear interpolation of that is exact on every grid, turned,
+sheared or coarse. So the tolerances are those of stored whole numbers: a tenth of a voxel of error shows.
 """
 import tempfile
 from pathlib import Path
