@@ -21,6 +21,17 @@ BIN = Path(sys.executable).parent
 def pytest_addoption(parser):
     parser.addoption('--all-notebooks', action='store_true',
                      help='run every notebook in JupyterLab, not only the viewer and one more')
+    parser.addoption('--hostile', type=int, default=300, metavar='N',
+                     help='mutated files a format; the examples of geometry grow alike (default %(default)s)')
+    parser.addoption('--seed', type=int, default=0, help='of the mutations (default %(default)s)')
+
+
+def pytest_terminal_summary(terminalreporter):
+    "What tests told with record_property('told', ...)."
+    for outcome in ('passed', 'failed'):
+        for report in terminalreporter.stats.get(outcome, []):
+            for key, line in report.user_properties:
+                if key == 'told': terminalreporter.write_line(line)
 
 
 def start(command, *args, cwd, env=None, preexec_fn=None, **kwargs):
