@@ -593,6 +593,8 @@ def read_checkpoint(
                          'write it with save_checkpoint') from e
     if not isinstance(content, dict) or not isinstance(content.get('model_state_dict'), dict):
         raise ValueError(f'{path}: no key model_state_dict with tensors in it')
+    if not isinstance(content.get('config', {}), dict):
+        raise ValueError(f"{path}: its configuration is {brief(content['config'])}, expected names and values")
     _check_version(content, path)
     return content
 

@@ -53,7 +53,11 @@ def hub(tmp_path, monkeypatch):
     return asked, net
 
 
-@pytest.mark.parametrize('name', ['someone/net', 'runs/finetune', 'compactt', './someone/net', 'hub/someone/net'])
+PATHS = 'someone/net', 'runs/finetune', 'compactt', './someone/net', 'hub/someone/net'
+NAMES = 'hub:', 'hub:net', 'hub:a/b/c', 'hub:../net', 'hub:a/..@x y', 'hub:a/b@', 'hub: a/b'
+
+
+@pytest.mark.parametrize('name', PATHS)
 def test_no_path_is_ever_asked_of_the_hub(hub, name):
     asked, _ = hub
     for load in (load_network, load_engine, CompactNet.from_pretrained, FusionNet.from_pretrained):
@@ -77,7 +81,7 @@ def test_hub_gives_the_commit(hub, caplog):
     with pytest.raises(ValueError, match='use load_network'): FusionNet.from_pretrained('hub:someone/net')
 
 
-@pytest.mark.parametrize('name', ['hub:', 'hub:net', 'hub:a/b/c', 'hub:../net', 'hub:a/..@x y', 'hub:a/b@', 'hub: a/b'])
+@pytest.mark.parametrize('name', NAMES)
 def test_hub_names(hub, name):
     refused(name, 'hub:OWNER/NAME')
     assert not hub[0]
@@ -87,7 +91,8 @@ def test_hub_that_does_not_answer(hub, tmp_path, monkeypatch, capsys):
     refused('hub:nobody/net', 'hub:nobody/net: config.json could not be fetched', '404 not found')
     monkeypatch.setattr(m, 'hf_hub_download', huggingface_hub.hf_hub_download)
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
-    with pytest.raises(SystemExit) as e: medfusion_fuse(['--weights', 'hub:nobody/net', '--out', str(tmp_path/'a.png')])
+    options = ['--weights', 'hub:nobody/net', '--out', str(tmp_path/'a.png')]
+    with pytest.raises(SystemExit) as e: medfusion_fuse(options)
     err = capsys.readouterr().err
     assert e.value.code == 2 and err.count('\n') == 1, err
     assert err.startswith('medfusion_fuse: hub:nobody/net: config.json could not be fetched'), err
