@@ -1819,7 +1819,8 @@ def read_volume(
     if path.is_dir(): check_folder_of_files(path)
     if path.is_file() and zipfile.is_zipfile(path):
         raise ValueError(f"{path} is a zip archive: unpack it and name the folder")
-    if path.is_dir() or path.suffix.lower() in _ENDINGS or _is_dicom(path): scan = _from_dicom(path, modality, series, prefer, allow_gaps)
+    if path.is_dir() or path.suffix.lower() in _ENDINGS or _is_dicom(path):
+        scan = _from_dicom(path, modality, series, prefer, allow_gaps)
     else: scan = _from_file(path, modality, index, prefer)
     if not hu: return scan
     said = [str(h.get('Modality')) for h in scan.headers[:1]]
