@@ -336,15 +336,15 @@ def _move_all(
     if len(moves) > 1:
         for stage in stages: (stage/_WHOLE).write_bytes(b'\0'.join(gone))
     done:list[tuple[Path|None, Path, Path]] = []
-    with _undisturbed():
-        try:
-            for move in moves:
-                done.append(move)
-                _move(*move)
-        except OSError:
+    try:
+        for move in moves:
+            done.append(move)
+            _move(*move)
+    except BaseException:
+        with _undisturbed():
             for move in reversed(done):
                 with suppress(OSError): _move_back(*move)
-            raise
+        raise
 
 def _in_own_stage(targets:Sequence[Path]) -> bool:
     "Are these parts of something that this run stages already?"

@@ -52,8 +52,9 @@ def test_fuse_is_stopped_while_it_moves(hold, tmp_path, sign):
         assert len(hidden) == 2 and len(tree(tmp_path/'fused')) > 6
         with staged(tmp_path/'fused'/'another.txt') as part: part.write_text('') # any next run there
         (tmp_path/'fused'/'another.txt').unlink()
-    assert sorted(tree(tmp_path/'fused')) == sorted(p.name for p in ct.iterdir()), 'the moves were not finished'
-    for f in (tmp_path/'fused').iterdir(): image(f)
+        assert sorted(tree(tmp_path/'fused')) == sorted(p.name for p in ct.iterdir()), 'the moves were not finished'
+        for f in (tmp_path/'fused').iterdir(): image(f)
+    else: assert tree(tmp_path/'fused') == old, 'what was moved did not come back'
 
 
 def test_what_is_in_the_way(here, pair, tmp_path):
