@@ -693,6 +693,17 @@ def write_refused(
         (part/RECORD).write_text(json.dumps(said, indent=1))
     return folder
 
+def _known(
+    numbers:Any, # from a record, of whatever kind
+    transform:sitk.Euler3DTransform,
+) -> Registration|None:
+    "A registration from its record; None for that of another version, or a damaged one."
+    if not isinstance(numbers, dict): return None
+    values = [numbers.get(k) for k in Registration._fields[1:]]
+    kinds = [type(v) for v in values]
+    if kinds != [float]*(len(values) - 2) + [str]*2 or not np.isfinite(values[:-2]).all(): return None
+    return Registration(transform, *values)
+
 def candidate(
     ct:Scan,
     mri:Scan,
@@ -703,11 +714,10 @@ def candidate(
     file, tfm = folder/RECORD, folder/'candidate.tfm'
     if not file.is_file() or not tfm.is_file(): return None
     try: said = json.loads(file.read_text())
-    except ValueError as e: raise ValueError(f"cannot read {file} ({e}): delete the folder {folder}") from e
-    if said.get('digests') != [_digest(s.image) for s in (ct, mri)]: return None
-    numbers = {k: v for k, v in said['registration'].items() if k in Registration._fields}
-    if {*numbers} != {*Registration._fields}: return None # of another version
-    return Registration(**numbers | dict(transform=load_transform(tfm)))
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"cannot read {file} ({e}): delete the folder {folder}") from e
+    if not isinstance(said, dict) or said.get('digests') != [_digest(s.image) for s in (ct, mri)]: return None
+    return _known(said.get('registration'), load_transform(tfm))
 
 # %% ../nbs/06_study.ipynb #141d6fe9
 def write_studies(
