@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -689,8 +690,11 @@ def _of_mat(path:Path) -> list[_Part]:
     "The transform of a file of MATLAB 4."
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
-    try: found = {name: np.ravel(numbers).astype(float).tolist() for name, numbers in loadmat(path).items()}
-    except MatReadError as e: raise ValueError('no file of MATLAB 4') from e
+    with warnings.catch_warnings():
+        warnings.simplefilter('error') # such as "returned data may be corrupt"
+        try: read = loadmat(path)
+        except (MatReadError, Warning) as e: raise ValueError('no file of MATLAB 4') from e
+    found = {name: np.ravel(numbers).astype(float).tolist() for name, numbers in read.items()}
     fixed, ((name, numbers),) = found.pop('fixed'), found.items()
     return [_Part(name, numbers, fixed)]
 
