@@ -451,7 +451,8 @@ def train(
 ) -> list[dict[str, Any]]:   # history, one dict an epoch
     "Train with validation, keep the best model, and resume the run where the folder holds it."
     out, saved = Path(out), -math.inf
-    with _own_accelerator(cfg.mixed_precision) as acc, _own_randomness(), warnings.catch_warnings(), ExitStack() as stack:
+    with (_own_accelerator(cfg.mixed_precision) as acc, _own_randomness(), warnings.catch_warnings(),
+          ExitStack() as stack):
         if acc.is_main_process: stack.enter_context(claimed(run_files(out, name, curves)))
         acc.wait_for_everyone() # until what a killed run had written is in place
         _warn_of_imitation(acc)
