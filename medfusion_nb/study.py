@@ -542,6 +542,24 @@ def record(
                    gaps_mm={name: _gaps_mm(s) for name, s in zip(names, scans) if s.gaps},
                    notes=study.notes, deidentified=deidentify)
 
+# %% ../nbs/06_study.ipynb #0d8828d4
+def _refused_folder(out:Path) -> Path:
+    "Where a refused registration is kept."
+    return _beside(out, 'refused') if is_nifti(out) else out.with_name(f'{out.name}_refused')
+
+_KEPT = *PICTURES, 'candidate.tfm', RECORD # what stands in it
+
+def _foreign(folder:Path) -> list[str]:
+    "What stands in it and is of no run."
+    there = [p.name for p in folder.iterdir()] if folder.exists() else []
+    return [name for name in there if name not in _KEPT and not name.startswith('.')]
+
+def _old_refusal(out:Path) -> list[Path]:
+    "The refused registration of an earlier run, which a result replaces."
+    folder = _refused_folder(out)
+    kept = folder.is_dir() and not folder.is_symlink() and (folder/RECORD).is_file()
+    return [folder] if kept and not _foreign(folder) else []
+
 # %% ../nbs/06_study.ipynb #cell-040
 def fused_slices(study:Study) -> np.ndarray: # (n,H,W)
     "The fused slices as the network made them, from the foot to the head, from the front or from the right."
@@ -655,23 +673,6 @@ def _digest(image:sitk.Image) -> str: # 16 hexadecimal digits
     place = np.round([*image.GetSize(), *image.GetSpacing(), *image.GetOrigin(), *image.GetDirection()], 4)
     voxels = hashlib.sha256(sitk.GetArrayViewFromImage(image).data)
     return hashlib.sha256(place.tobytes() + voxels.digest()).hexdigest()[:16]
-
-def _refused_folder(out:Path) -> Path:
-    "Where a refused registration is kept."
-    return _beside(out, 'refused') if is_nifti(out) else out.with_name(f'{out.name}_refused')
-
-_KEPT = *PICTURES, 'candidate.tfm', RECORD # what stands in it
-
-def _foreign(folder:Path) -> list[str]:
-    "What stands in it and is of no run."
-    there = [p.name for p in folder.iterdir()] if folder.exists() else []
-    return [name for name in there if name not in _KEPT and not name.startswith('.')]
-
-def _old_refusal(out:Path) -> list[Path]:
-    "The refused registration of an earlier run, which a result replaces."
-    folder = _refused_folder(out)
-    kept = folder.is_dir() and not folder.is_symlink() and (folder/RECORD).is_file()
-    return [folder] if kept and not _foreign(folder) else []
 
 def write_refused(
     alignment:Alignment, # of a refused registration
