@@ -1447,7 +1447,7 @@ def _nrrd(path:Path, start:bytes, packed:bool) -> _Claim:
     shape = tuple(_counts(_value(fields, 'sizes'), n, 'sizes'))
     kinds = fields.get('kinds', '').lower().split()
     if {*kinds[:3]} - _IN_SPACE or {*kinds[3:]} - _IN_SPACE - {'time', 'list'}:
-        raise ValueError(f"it holds several values a voxel (axes {' '.join(kinds)[:60]}): {_AGAIN}")
+        raise ValueError(f"it holds several values a voxel (axes {ascii(' '.join(kinds))[1:61]}): {_AGAIN}")
     kind, encoding = _value(fields, 'type').lower(), _value(fields, 'encoding').lower()
     if kind not in _NRRD_TYPES: raise ValueError(f"its type {kind[:20]!r} is not known: {_AGAIN}")
     if encoding not in ('raw', 'gzip', 'gz'):
