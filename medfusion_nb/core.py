@@ -372,7 +372,7 @@ def staged(
             moves = [(None if t in old else p, t, p.parent.with_suffix('.old')) for t, p in places.items()]
             if moves and not nested: _move_all(moves, [*{p.parent.parent: 1 for p in places.values()}])
     except Exception as e:
-        full = no_space(e, paths)
+        full = None if nested else no_space(e, paths) # else the one around it says so
         if full is None or full is e: raise
         raise full from e
 

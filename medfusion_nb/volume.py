@@ -1189,8 +1189,9 @@ def phantom_study(
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: choose another name")
     study = generate_uid()
-    write_original(phantom.ct, folder/'CT', 'CT', StudyInstanceUID=study)
-    write_original(phantom.mri, folder/'MR', 'MR', StudyInstanceUID=study)
+    with staged([folder/'CT', folder/'MR'], folder=True) as parts:
+        for (target, part), scan in zip(parts.items(), (phantom.ct, phantom.mri)):
+            write_original(scan, part, target.name, StudyInstanceUID=study)
     return phantom
 
 # %% ../nbs/00b_volume.ipynb #cell-048

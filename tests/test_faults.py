@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import finish, image, one_line, run, tree, write_pairs
+from conftest import finish, image, one_line, run, tree, write_llvip, write_pairs
 from places import volumes
 
 from medfusion_nb.core import staged
@@ -91,6 +91,34 @@ def test_modes(tmp_path):
         with staged(closed/'run', folder=True) as part: (part/'x').write_text('')
         assert (closed/'run').stat().st_mode & 0o777 == 0o700
     finally: os.umask(before)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    "A small disk, where this process may mount one: `disk(options)` mounts it again."
+    place = tmp_path/'disk'
+    place.mkdir()
+    def mount(*options): return subprocess.run(['mount', *options, place], capture_output=True).returncode
+    if sys.platform != 'linux' or mount('-t', 'tmpfs', '-o', 'size=300k', 'tmpfs'): pytest.skip('nothing can be mounted')
+    mount.place = place
+    yield mount
+    subprocess.run(['umount', '-l', place])
+
+
+def test_a_full_disk_and_one_that_cannot_be_written(disk, here, pair, tmp_path):
+    "One line; nothing is left; with more room training goes on."
+    write_llvip(tmp_path/'llvip', size=32)
+    train = 'medfusion_pretrain', 'llvip', '--epochs', 1, '--crop', 32, '--network', 'compact', '--out', 'disk/run'
+    code, _, err = here(*train)
+    assert code == 2 and 'no space left to write disk/run' in one_line(err, 'medfusion_pretrain')
+    assert tree(disk.place) == {}
+    assert disk('-o', 'remount,size=30m') == 0
+    code, _, err = here(*train)
+    assert code == 0 and len(tree(disk.place)) == 4, err
+    before = tree(disk.place)
+    assert disk('-o', 'remount,ro') == 0
+    code, _, err = here('medfusion_fuse', *pair, '-o', 'disk/fused.png')
+    assert code == 2 and 'cannot write into' in one_line(err) and 'Read-only' in err and tree(disk.place) == before
 
 
 def test_leftovers(tmp_path):
