@@ -93,7 +93,8 @@ def _make_folder(place:Path) -> list[Path]: # the folders that were made, the de
         if not place.is_dir(): raise NotADirectoryError(errno.ENOTDIR, f'{place} is a file')
     except OSError as e:
         _drop_folders(made)
-        raise OSError(f"cannot make the folder {place} ({e.strerror}): choose another place for the output") from e
+        raise OSError(f"cannot make the folder {place} ({e.strerror}): "
+                      "choose another place for the output") from e
     return made
 
 def _drop_folders(made:Sequence[Path]) -> None:

@@ -247,7 +247,8 @@ def download(
             problem:Exception = e
         except (OSError, HTTPException) as e:
             if full := no_space(e, [part]): raise full from e
-            if isinstance(e, (PermissionError, IsADirectoryError)) or getattr(e, 'errno', 0) == errno.EROFS: raise
+            here = isinstance(e, (PermissionError, IsADirectoryError)) or getattr(e, 'errno', 0) == errno.EROFS
+            if here: raise # no fault of the network
             problem = e
         after = _size(part)
         failed = 0 if after > before else failed + 1
