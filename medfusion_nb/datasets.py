@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from . import __version__
 from .core import (Option, checkerboard, claimed, command_of, no_space, show_images,
-                               staged)
+                               staged, undisturbed)
 from .data import (Pair, Ranges, find_pairs, find_ranges, image_files, parse_range, range_of,
                                read_image, split_by_patient)
 
@@ -248,7 +248,8 @@ def download(
             problem:Exception = e
         except (OSError, HTTPException) as e:
             if full := no_space(e, [part]): raise full from e
-            if isinstance(e, (PermissionError, IsADirectoryError)) or getattr(e, 'errno', 0) == errno.EROFS: raise
+            here = isinstance(e, (PermissionError, IsADirectoryError)) or getattr(e, 'errno', 0) == errno.EROFS
+            if here: raise # no fault of the network
             problem = e
         after = _size(part)
         failed = 0 if after > before else failed + 1
@@ -385,13 +386,13 @@ def fetch(
         raise ValueError(f'the terms of {name} were not accepted: read them above and add --accept')
     lock, zipped = out/'medfusion_data.lock', out/f'.{name}.zip'
     with staged(target, folder=True) as images:
-        archive = download(s.url, zipped, progress=progress, **kwargs)
         try:
-            unpack(archive, s, images)
+            unpack(download(s.url, zipped, progress=progress, **kwargs), s, images)
             pairs = _all_pairs(images)
             whole, how, text = _check_digest(s, images, lock)
             with staged(lock) as part: part.write_text(text)
-        finally: archive.unlink(missing_ok=True)
+        finally:
+            with undisturbed(): zipped.unlink(missing_ok=True)
     return dict(folder=target, pairs=len(pairs), sha256=whole, checked=how)
 
 # %% ../nbs/00d_datasets.ipynb #cell-032

@@ -391,7 +391,8 @@ def save(self:Run,
     best, last, table, plot = run_files(out, name, curves)
     with staged([best]*bool(self.best) + [last, table, plot]) as parts:
         if self.best: save_checkpoint(self.net, parts[best], train_config=config, **self.best)
-        save_checkpoint(self.net, parts[last], history=self.history, train_config=config, origin=origin, **state)
+        save_checkpoint(self.net, parts[last], history=self.history, train_config=config, origin=origin,
+                        **state)
         pd.DataFrame(self.history).to_csv(parts[table], index=False)
         fig.savefig(parts[plot], dpi=100, format='png')
     plt.close(fig)
