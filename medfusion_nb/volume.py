@@ -170,11 +170,16 @@ def _slice(
     scale:Dataset,       # slope and intercept
 ) -> Slice:
     "One image of a file; raises `ValueError` for values that cannot be."
+    directions = _numbers(file, orientation, 'ImageOrientationPatient')
+    row, col = np.reshape(directions or (1, 0, 0, 0, 1, 0), (2, 3))
+    if abs(row @ col) > 1e-3 or not np.allclose([row @ row, col @ col], 1, atol=1e-3):
+        raise ValueError(f"{file}: its rows and columns are not perpendicular (orientation {directions}): "
+                         "export it again as original DICOM")
     return Slice(
         file,
         frame,
         position=_numbers(file, position, 'ImagePositionPatient'),
-        orientation=_numbers(file, orientation, 'ImageOrientationPatient'),
+        orientation=directions,
         spacing=_numbers(file, spacing, 'PixelSpacing'),
         slope=float(_number(file, scale, 'RescaleSlope', 1)),
         intercept=float(_number(file, scale, 'RescaleIntercept', 0)))
@@ -599,11 +604,8 @@ def _check_header(s:Slice) -> None:
                          "is unknown: export the series again as original DICOM")
 
 def _axes(s:Slice) -> np.ndarray: # (3,3) columns: row, column, normal
-    "Directions of a slice; raises `ValueError` when they are not perpendicular."
+    "Directions of a slice."
     row, col = np.array(s.orientation).reshape(2, 3)
-    if abs(row @ col) > 1e-3 or not np.allclose([row @ row, col @ col], 1, atol=1e-3):
-        raise ValueError(f"{s.file}: its rows and columns are not perpendicular "
-                         f"(orientation {s.orientation})")
     return np.column_stack([row, col, np.cross(row, col)])
 
 # %% ../nbs/00b_volume.ipynb #497b2fa8
@@ -1005,10 +1007,10 @@ def _clean_hu(
 # %% ../nbs/00b_volume.ipynb #94368390
 def _check_series(series:Series, path:Path|str) -> None:
     "Raises `ValueError` for a series of two patients, and for pictures."
-    first = series.headers[0]
     if len(series.patients) > 1:
-        raise ValueError(f"{path}: the series holds files of {len(series.patients)} patients, such as "
-                         f"{first.filename}: sort them into folders")
+        each = {_patient(h): h.filename for h in series.headers} # a file of each
+        raise ValueError(f"{path}: the series holds files of {len(each)} patients, such as "
+                         f"{' and '.join([*each.values()][:2])}: sort them into folders")
     for h in series.headers:
         kind = _text(h.filename, h, 'PhotometricInterpretation') or 'MONOCHROME2'
         inverse = 'its grey levels are inverted' if kind == 'MONOCHROME1' else 'this is a picture, not a scan'
