@@ -563,7 +563,7 @@ def _old_refusal(out:Path) -> list[Path]:
 # %% ../nbs/06_study.ipynb #cell-040
 def fused_slices(study:Study) -> np.ndarray: # (n,H,W)
     "The fused slices as the network made them, from the foot to the head, from the front or from the right."
-    return _across(sitk.GetArrayViewFromImage(study.fused), study.axis)
+    return _across(sitk.GetArrayFromImage(study.fused), study.axis) # a view would die with the study
 
 def contact_sheet(
     slices:np.ndarray, # (n,H,W) in [0,1]

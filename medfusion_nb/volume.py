@@ -1644,7 +1644,8 @@ def _why_not_hu(
 def _sample(image:sitk.Image) -> np.ndarray: # (z,y,x)
     "At most 64 voxels along each axis."
     a = sitk.GetArrayViewFromImage(image)
-    return np.asarray(a[tuple(slice(None, None, -(-n//64)) for n in a.shape)], np.float32)
+    some = tuple(slice(None, None, -(-n//64)) for n in a.shape)
+    return np.array(a[some], np.float32) # a copy: the view dies with the image
 
 def _share(a:np.ndarray, low:float, high:float) -> float:
     "The part of the values that lies in a range."
