@@ -362,6 +362,17 @@ def _range_note(kind:str, most:float, white:float) -> str: # '' where there is n
 
 def _warn(text:str) -> None: warnings.warn(text, stacklevel=3)
 
+def _whites(
+    most:dict[str, float],    # type of numbers -> the largest
+    where:Path|str,           # file or folder
+    say:Callable[[str], Any],
+) -> dict[str, float]:
+    "White for each type of numbers."
+    whites = {kind: _white(kind, m) for kind, m in most.items()}
+    for kind, m in most.items():
+        if note := _range_note(kind, m, whites[kind]): say(f'{where}: {note}')
+    return whites
+
 def find_range(
     paths:Sequence[Path|str],        # image files that have one white, as those of a folder
     range:float|None=None,           # the number that is white, where it is known
@@ -376,11 +387,8 @@ def find_range(
             if _enough(kind, most.get(kind, 0)): continue
             most[kind] = max(most.get(kind, 0), float(np.nan_to_num(_decode(path).max(initial=0))))
         except (ValueError, OSError): pass
-    whites = {kind: _white(kind, m) for kind, m in most.items()}
     where = paths[0] if len(paths) == 1 else f'{Path(paths[0]).parent} ({len(paths)} images)' if paths else ''
-    for kind, m in most.items():
-        if note := _range_note(kind, m, whites[kind]): say(f'{where}: {note}')
-    return whites
+    return _whites(most, where, say)
 
 # %% ../nbs/00_data.ipynb #49750309
 def parse_range(
@@ -403,13 +411,13 @@ def _scaled(
     "An image at full scale; raises `ValueError` for numbers that are no grey levels."
     kind = img.dtype.name
     lo, hi = (float(img.min()), float(img.max())) if img.size else (0., 0.)
-    if not np.isfinite([lo, hi]).all(): 
+    if not np.isfinite([lo, hi]).all():
         raise ValueError(f"{path} holds values that are not numbers (NaN or infinite): replace them")
     if lo < 0:
         raise ValueError(f"{path} holds {kind} values from {lo:g} to {hi:g}, expected none below 0: if they "
                          "are Hounsfield units, read_hu and window_ct make grey levels of them, and training "
                          "and evaluation take them with --hu (window=...)")
-    found = find_range([path]) if range is None else range
+    found = _whites({kind: hi}, path, _warn) if range is None else range
     white = found.get(kind, _white(kind, hi)) if isinstance(found, dict) else found
     if kind == 'uint8' and white >= 255: return img
     if not hi <= white*1.0001:
