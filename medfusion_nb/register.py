@@ -17,13 +17,13 @@ import os
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from struct import error as struct_error, unpack_from
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 # %% ../nbs/00c_register.ipynb #cell-003
@@ -686,15 +686,19 @@ def _of_text(text:str) -> list[_Part]:
     if not found: raise ValueError('an empty chain')
     return [_Part(f['name'], f['Parameters'], f['FixedParameters']) for f in found]
 
+_MAT = {0: '<f8', 10: '<f4'} # kinds of numbers
+
 def _of_mat(path:Path) -> list[_Part]:
-    "The transform of a file of MATLAB 4."
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-    with warnings.catch_warnings():
-        warnings.simplefilter('error') # such as "returned data may be corrupt"
-        try: read = loadmat(path)
-        except (MatReadError, Warning) as e: raise ValueError('no file of MATLAB 4') from e
-    found = {name: np.ravel(numbers).astype(float).tolist() for name, numbers in read.items()}
+    "The transform of a file of MATLAB 4, which lists arrays: five numbers, a name, the values."
+    data, at, found = path.read_bytes(), 0, dict[str, list[float]]()
+    while at < len(data):
+        kind, rows, columns, imaginary, letters = unpack_from('<5i', data, at)
+        if kind not in _MAT or imaginary or min(rows, columns) < 0 or not 0 < letters < 100:
+            raise ValueError('no numbers of MATLAB 4')
+        name = data[at + 20:at + 19 + letters].decode('ascii')
+        values = np.frombuffer(data, _MAT[kind], rows*columns, at + 20 + letters) # checks the length
+        found[name] = values.astype(float).tolist()
+        at += 20 + letters + values.nbytes
     fixed, ((name, numbers),) = found.pop('fixed'), found.items()
     return [_Part(name, numbers, fixed)]
 
@@ -726,8 +730,7 @@ def _parts(path:Path) -> list[_Part]: # in the order of ITK: the last one is app
         text = path.read_text('utf-8-sig')
         if 'Transform:' in text: return _of_text(text)
         return [_Part('FLIRT', np.reshape(text.split(), 16).astype(float).tolist(), [])]
-    except (RuntimeError, ValueError, TypeError, LookupError, MemoryError, OverflowError,
-            NotImplementedError) as e:
+    except (RuntimeError, ValueError, TypeError, LookupError, OverflowError, struct_error) as e:
         raise ValueError(f"cannot read {path}: it is damaged, or neither a transform of ITK or ANTs "
                          "nor a matrix of FSL FLIRT") from e
 
@@ -741,7 +744,7 @@ def _linear(part:_Part, path:Path) -> sitk.Transform:
     "A transform of its numbers; raises `ValueError` when they are too few or too many, or it bends space."
     name = part.name.split('_')[0]
     if name not in _LINEAR or not part.name.endswith('_3_3'):
-        raise ValueError(f"{path} holds a {part.name}: a rigid transform of 3 dimensions is needed")
+        raise ValueError(f"{path} holds a {ascii(part.name)[1:61]}: a rigid transform of 3 dimensions is needed")
     t = type(_LINEAR[name])(_LINEAR[name]) # a copy
     n, fixed = len(t.GetParameters()), min(len(t.GetFixedParameters()), 3) # Euler's fourth may be missing
     if len(part.numbers) != n or len(part.fixed) < fixed:
@@ -797,6 +800,8 @@ def load_transform(
     steps = [_step(part, path, (fixed, moving)) for part in _parts(path)]
     with np.errstate(all='ignore'): A, b = _matrix(sitk.CompositeTransform(steps))
     if not np.isfinite([*A, b]).all(): raise ValueError(f"cannot read {path}: its numbers are not finite")
+    if np.abs(b).max() > 1e6:
+        raise ValueError(f"{path} moves the head by {np.abs(b).max()/1e6:.3g} km: it is damaged")
     if _not_rigid(A):
         raise ValueError(f"{path} is not rigid: it {_not_rigid(A)} (determinant {np.linalg.det(A):.3f})")
     return _as_euler(A, b, _center(steps[-1].Downcast()))

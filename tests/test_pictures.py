@@ -265,7 +265,7 @@ def test_dollars_and_control_characters(here, tmp_path):
         for n in names:
             (tmp_path/kind).mkdir(exist_ok=True)
             save(GREY, tmp_path/kind/f'{n}.png')
-    assert here('medfusion_data', 'verify', '.', '--figure', 'worst.png')[0] == 0
+    assert here('medfusion_data', 'verify', '.', '--figure', '../worst.png')[0] == 0
     code, out, err = here('medfusion_evaluate', '.', '--split', 'all', '--patient', '(.+)', '--no-findings',
                           '--weights', 'compact', '--method', '$m_{$=other', '--show', names[0])
     assert code == 0, err
