@@ -283,6 +283,7 @@ def _fault(m:zipfile.ZipInfo) -> str: # '' where there is none
     kind = stat.S_IFMT(m.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR): return 'is a link or a device'
     if m.flag_bits & 1: return 'is encrypted'
+    if m.header_offset < 0: return 'lies outside of the archive'
     if m.file_size > 1e6 and m.file_size > 100*m.compress_size:
         return f'swells from {m.compress_size} to {m.file_size} bytes'
     return ''
@@ -291,13 +292,13 @@ def check_archive(
     z:zipfile.ZipFile, # open archive
     most:float=20e9,   # unpacked size allowed, bytes
 ) -> None:
-    "Raises `ValueError` naming a member that leaves the folder, is a link, is encrypted, or swells."
+    "Raises `ValueError` naming a member that leaves the folder, is a link, is encrypted, swells, or is not there."
     total = 0
     for m in z.infolist():
         total, why = total + m.file_size, _fault(m)
         if not why and total > most: why = f'and those before it unpack to more than {most/1e9:.0f} GB'
         if why:
-            raise ValueError(f'{z.filename}: {m.orig_filename!r} {why}; '
+            raise ValueError(f'{z.filename}: {m.orig_filename[:100]!r} {why}; '
                              'the archive is not what it should be, nothing was unpacked')
 
 # %% ../nbs/00d_datasets.ipynb #cell-022
@@ -319,7 +320,7 @@ def unpack(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with z.open(m) as source, open(target, 'xb') as f: shutil.copyfileobj(source, f)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as e:
-        raise ValueError(f'{archive} is damaged ({e}): remove it and fetch it again') from e
+        raise ValueError(f'{archive} is damaged ({str(e)[:200]}): remove it and fetch it again') from e
     if not written:
         raise ValueError(f'{archive} holds none of the images of {s.name}: '
                          f'its layout must have changed; see {s.home}')

@@ -485,7 +485,8 @@ def _say_broken(found:list[Series], broken:dict[Path, ValueError]) -> None:
     "Mark the series that damaged files belong to or may belong to; warn of the others."
     for file, error in broken.items():
         uids = _series_uids(file)
-        def owns(s): return s.uid in uids if uids else file.parent in {h.file.parent for h in s.slices}
+        def named(s): return any(map(s.uid.startswith, uids)) # what was cut may end within its UID
+        def owns(s): return named(s) if uids else file.parent in {h.file.parent for h in s.slices}
         for s in found:
             if owns(s): s.broken = s.broken or str(error)
             else: s.notes.append('a damaged file that is not of this series was passed over')

@@ -25,7 +25,8 @@ from nibabel.freesurfer.mghformat import MGHImage
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+from pydicom.uid import (ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless,
+                         JPEGLosslessSV1, RLELossless)
 
 from medfusion_nb import volume as volume_module
 from medfusion_nb.data import read_hu, read_image
@@ -240,6 +241,10 @@ def as_pydicom(folder, got, was):
 def frames(ds):
     "Position, pixel spacing and values of the images of a file; None for one that cannot be."
     try:
+        if 'TransferSyntaxUID' not in ds.file_meta: # then it is that of the header
+            implicit, little = ds.original_encoding
+            explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
         try: pixels = np.reshape(ds.pixel_array, (-1, ds.Rows, ds.Columns)).astype(float)
         except (NotImplementedError, RuntimeError) as e:
             if 'plugin' not in str(e) and 'missing' not in str(e): raise
