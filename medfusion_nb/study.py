@@ -700,7 +700,7 @@ def _known(
 ) -> Registration|None:
     "A registration from its record; None for that of another version, or a damaged one."
     if not isinstance(numbers, dict): return None
-    values = [numbers.get(k) for k in Registration._fields[1:]]
+    values:list[Any] = [numbers.get(k) for k in Registration._fields[1:]]
     kinds = [type(v) for v in values]
     if kinds != [float]*(len(values) - 2) + [str]*2 or not np.isfinite(values[:-2]).all(): return None
     return Registration(transform, *values)

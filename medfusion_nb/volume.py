@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -304,10 +304,20 @@ def _check_image(ds:Dataset, path:Path) -> None:
                          "again")
     _check_frames(ds, path)
 
+class _DicomFile(BufferedReader):
+    "A file that gives no more than it has: for a damaged length, pydicom would ask for gigabytes."
+    def __init__(self, path:Path):
+        super().__init__(FileIO(str(path)))
+        self.size = path.stat().st_size
+
+    def read(self, n:int|None=-1) -> bytes:
+        if n and n > 2**16: n = min(n, max(self.size - self.tell(), 0))
+        return super().read(n)
+
 def _header(path:Path) -> Dataset: # without pixels
     "Header of a DICOM file; raises `ValueError` naming a file that ends early, or has values that cannot be."
-    with _named(path, 'read the header of'):
-        ds = pydicom.dcmread(path, stop_before_pixels=True, force=True) # force: see _is_dicom
+    with _named(path, 'read the header of'), _DicomFile(path) as f:
+        ds = pydicom.dcmread(f, stop_before_pixels=True, force=True) # force: see _is_dicom
         image = 'Rows' in ds or 'Columns' in ds
         kind = ds.file_meta.get('MediaStorageSOPClassUID') or ds.get('SOPClassUID') or ''
         if not image and (not kind or 'Image Storage' in UID(str(kind)).name):
@@ -320,7 +330,7 @@ def _series_uids(path:Path) -> set[str]: # empty where it cannot be told
     "The series that a damaged file belongs to."
     def beyond(tag, *_): return tag > 0x0020000E
     try:
-        with open(path, 'rb') as f: uid = read_partial(f, beyond, force=True).SeriesInstanceUID
+        with _DicomFile(path) as f: uid = read_partial(f, beyond, force=True).SeriesInstanceUID
     except Exception: return set() # damaged it is
     return {str(uid)} if isinstance(uid, str) else {*map(str, uid or ())}
 
@@ -946,7 +956,8 @@ def _plain(ds:Dataset, layout:_Layout, syntax:UID) -> tuple[np.ndarray, int]: # 
 
 def _stored(file:Path) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes that are there beyond them
     "Images of a DICOM file; raises `ValueError` naming a file that does not hold what its header says."
-    with _named(file, 'decode'): ds = pydicom.dcmread(file, force=True, specific_tags=list(_PIXELS))
+    with _named(file, 'decode'), _DicomFile(file) as f:
+        ds = pydicom.dcmread(f, force=True, specific_tags=list(_PIXELS))
     layout, syntax = _layout(ds, file), _syntax(ds)
     with _named(file, 'decode'):
         if 'PixelData' not in ds: raise ValueError("no pixels are there")
