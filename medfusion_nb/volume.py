@@ -304,6 +304,14 @@ def _check_image(ds:Dataset, path:Path) -> None:
                          "again")
     _check_frames(ds, path)
 
+def _check_deflated(data:bytes) -> None:
+    "Raises `ValueError` where what is deflated unpacks to more than could be meant."
+    inflate, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), data, 0
+    while rest and size <= max(2**26, 100*len(data)):
+        size += len(inflate.decompress(rest, 2**22))
+        rest = inflate.unconsumed_tail
+    if rest: raise ValueError(f"{len(data)} bytes unpack to more than {size}")
+
 class _DicomFile(BufferedReader):
     "A file that gives no more than it has: for a damaged length, pydicom would ask for gigabytes."
     def __init__(self, path:Path):
@@ -312,7 +320,9 @@ class _DicomFile(BufferedReader):
 
     def read(self, n:int|None=-1) -> bytes:
         if n and n > 2**16: n = min(n, max(self.size - self.tell(), 0))
-        return super().read(n)
+        data = super().read(n)
+        if n is None or n < 0: _check_deflated(data) # pydicom asks for all the rest where that is deflated
+        return data
 
 def _header(path:Path) -> Dataset: # without pixels
     "Header of a DICOM file; raises `ValueError` naming a file that ends early, or has values that cannot be."

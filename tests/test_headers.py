@@ -2,6 +2,8 @@
 import gzip
 import shutil
 import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -291,6 +293,25 @@ def derived(scan, other, folder, **kwargs):
     folder.mkdir()
     image = like(np.zeros((6, 20, 24), np.float32), scan.image)
     return pydicom.dcmread(write_dicom(image, folder, scan, other, **kwargs)[0])
+
+
+def test_no_memory_for_what_a_few_bytes_claim(made, tmp_path):
+    "An element of four gigabytes in a file of two kilobytes; 300 MB of zeros, deflated."
+    folder = shutil.copytree(made/'CT', tmp_path/'CT')
+    first, second = slices(folder)[:2]
+    data = first.read_bytes()
+    first.write_bytes(data[:data.index(b'\x18\0\x15\0')] + b'\x18\0\x01\0UN\0\0\xf0\xff\xff\xff' + b'x'*50)
+    encoded(second, DeflatedExplicitVRLittleEndian)
+    data = second.read_bytes()
+    begin = 144 + pydicom.dcmread(second).file_meta.FileMetaInformationGroupLength
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    second.write_bytes(data[:begin] + deflate.compress(b'\xe0\x7f\x10\0OW\0\0\0\0\0\x20' + bytes(3*10**8)) + deflate.flush())
+    for path, why in (first, 'no image in it'), (second, 'bytes unpack to more than'):
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=why) as e: find_series(path)
+        said = str(e.value)
+        assert path.name in said and '\n' not in said and tracemalloc.get_traced_memory()[1] < 2**27
+        tracemalloc.stop()
 
 
 def test_what_sources_say_of_their_pixels_is_kept(study, tmp_path):
