@@ -195,9 +195,9 @@ def as_text_says(name, words):
     "Judges NRRD and MetaImage by the sizes in their header."
     def judge(folder, got, was):
         data = (folder/name).read_bytes()
-        sizes = re.findall(words + rb'[ \t]*[=:][ \t]*([^\r\n]*)', data[:m.head(data)])
-        said = [s.split() for s in sizes]
-        mine = [b'%d' % n for n in got.values.shape[::-1]]
+        sizes = re.findall(words + rb'[ \t]*[=:][ \t]*([\d \t]*)', data[:m.head(data)], re.I)
+        said = [[*map(int, s.split())] for s in sizes]
+        mine = [*got.values.shape[::-1]]
         return '' if mine in said else f'{got.values.shape[::-1]} voxels, its header says {sizes}'
     return judge
 
