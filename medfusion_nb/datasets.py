@@ -319,7 +319,7 @@ def unpack(
                 target = written[place] = Path(folder)/place
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with z.open(m) as source, open(target, 'xb') as f: shutil.copyfileobj(source, f)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as e:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, EOFError, zlib.error) as e:
         raise ValueError(f'{archive} is damaged ({str(e)[:200]}): remove it and fetch it again') from e
     if not written:
         raise ValueError(f'{archive} holds none of the images of {s.name}: '

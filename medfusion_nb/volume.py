@@ -172,7 +172,7 @@ def _slice(
     "One image of a file; raises `ValueError` for values that cannot be."
     directions = _numbers(file, orientation, 'ImageOrientationPatient')
     row, col = np.reshape(directions or (1, 0, 0, 0, 1, 0), (2, 3))
-    if abs(row @ col) > 1e-3 or not np.allclose([row @ row, col @ col], 1, atol=1e-3):
+    if abs(row @ col) > 5e-3 or not np.allclose([row @ row, col @ col], 1, atol=5e-3): # it is rounded
         raise ValueError(f"{file}: its rows and columns are not perpendicular (orientation {directions}): "
                          "export it again as original DICOM")
     return Slice(
@@ -218,22 +218,37 @@ class Series:
     copies:list[tuple[Path, Path]] = field(default_factory=list)
     broken:str = ''       # why the series cannot be read: one of its files is damaged
 
-    def __str__(self) -> str:
+    @property
+    def measured(self) -> str: # no text of the header in it
+        "What is counted and measured of a series, in words."
         mm = ' x '.join(f'{s:.3g}' for s in (self.slices[0].spacing or ())[::-1]) or '?'
         (columns, rows), n = self.size, len(self.slices)
-        what = f"{self.modality or '?':3} {self.description or '(no description)'}"
         slices = f"{n} {'slice' if n == 1 else 'slices'}"
         view = ', localiser'*self.localizer + ', damaged'*bool(self.broken)
-        return f"{what}: {columns} x {rows}, {slices}, pixels of {mm} mm{view}"
+        return f"{columns} x {rows}, {slices}, pixels of {mm} mm{view}"
+
+    def __str__(self) -> str:
+        return f"{self.modality or '?':3} {self.description or '(no description)'}: {self.measured}"
 
 # %% ../nbs/00b_volume.ipynb #2d10b952
-def _patient(ds:Dataset) -> str: # digest; '' when the header names nobody
+def _names(ds:Dataset) -> tuple[str, str]: # digests of number and name; '' for what the header does not say
     "Tells patients apart without naming them."
     file = getattr(ds, 'filename', '')
     def text(keyword): return '\\'.join(_texts(file, ds, keyword)).lower()
-    number = f"{text('PatientID')}|{text('IssuerOfPatientID')}".strip('|')
-    who = number or text('PatientName')
-    return hashlib.sha256(who.encode()).hexdigest()[:16] if who else ''
+    def digest(who): return hashlib.sha256(who.encode()).hexdigest()[:16] if who else ''
+    return digest(f"{text('PatientID')}|{text('IssuerOfPatientID')}".strip('|')), digest(text('PatientName'))
+
+def _patient(ds:Dataset) -> str: # digest; '' when the header names nobody
+    "The number of a patient, else the name."
+    return next(filter(None, _names(ds)), '')
+
+def _patients(headers:Iterable[Dataset]) -> dict[str, Dataset]: # digest -> a header
+    "The patients of a series; a header without a number is that of its name, where another one has both."
+    found = [(*_names(h), h) for h in headers]
+    numbers = {name: number for number, name, _ in found if number and name}
+    who = {number or numbers.get(name, name): h for number, name, h in found}
+    if len(who) > 1: who.pop('', None) # of nobody
+    return who
 
 def _shown(text:Any) -> str:
     "Text of a header on one line, without control characters."
@@ -263,10 +278,11 @@ def _is_dicom(path:Path) -> bool:
 
 def _meant(path:Path) -> bool:
     "Is this, by its name or by its binary beginning, meant to be a DICOM file?"
-    ending = path.suffix.lower()
-    if ending in _ENDINGS: return True
+    ending = path.name.lower().removesuffix('.gz').rpartition('.')[2]
+    if f'.{ending}' in _ENDINGS: return True
     with open(path, 'rb') as f: start = f.read(132)
-    return (not ending or ending[1:].isdecimal()) and (not start or 0 in start)
+    if len(start) > 99 and not any(start): return True # a preamble, and no more
+    return ('.' not in path.name or ending.isdecimal()) and (not start or 0 in start)
 
 # %% ../nbs/00b_volume.ipynb #161c7105
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -348,6 +364,15 @@ def _series_uids(path:Path) -> set[str]: # empty where it cannot be told
 def _files(folder:Path) -> Iterator[Path]:
     "Files of a folder and of its subfolders that are not hidden."
     return (p for p in folder.rglob('*') if p.is_file() and not p.name.startswith('.'))
+
+def _astray(folder:Path) -> list[Path]:
+    "What would have been a DICOM file of a folder, and is hidden, or a link to nowhere."
+    def lost(p):
+        if not p.name.startswith('.'):
+            return p.is_symlink() and not p.exists() and (not p.suffix or p.suffix.lower() in _ENDINGS)
+        try: return p.is_file() and _is_dicom(p)
+        except OSError: return False # hidden from us
+    return sorted(filter(lost, folder.rglob('*')))
 
 class _Image(NamedTuple):
     "One image and the header of its file."
@@ -434,13 +459,29 @@ def _natural(text:str) -> tuple:
     except ValueError: pieces = re.split(r'(\d+)', text)
     return 1, 0., [(int(t), '') if t.isdecimal() else (-1, t) for t in pieces]
 
+_WOVEN = 'ConvolutionKernel', 'EchoNumbers', 'EchoTime', 'InversionTime', 'ImageType'
+
+def _woven(images:list[_Image]) -> str: # one of _WOVEN; '' where there is none
+    "What alternates from slice to slice, as in two reconstructions that lie half a step apart."
+    slices:list[Any] = [i.slice for i in images]
+    if any(s.position is None or s.orientation is None for s in slices): return ''
+    normal = np.cross(*np.reshape(slices[0].orientation, (2, 3)))
+    depth = np.array([s.position for s in slices]) @ normal
+    for what in _WOVEN:
+        said = [_told(images[i], what) for i in np.argsort(depth)]
+        k = len({*said})
+        if 1 < k <= len(said)/3 and all(a == b for a, b in zip(said, said[k:])): return what
+    return ''
+
 def _sets(images:list[_Image], label:str='') -> list[tuple[str, list[_Image]]]: # label, images
-    "Images of one geometry, apart where several lie at one place and the headers tell them apart."
+    "Images of one geometry, apart where several lie at one place, or alternate, and headers tell them apart."
     crowd, best = _crowd(images), None
-    for what in _APART if crowd > 1 else ():
+    woven = _woven(images) if crowd == 1 else ''
+    for what in _APART if crowd > 1 else [woven]*bool(woven):
         sets:dict[str, list[_Image]] = {}
         for i in images: sets.setdefault(_told(i, what), []).append(i)
         most = max(map(_crowd, sets.values())) if 1 < len(sets) <= crowd else crowd
+        if woven: best = 1, _APART[what], sets
         if most < crowd and (best is None or most == 1): best = most, _APART[what], sets
         if best and best[0] == 1: break
     if best is None: return [(label, images)]
@@ -469,7 +510,7 @@ def _new_series(label:str, images:list[_Image], copies:dict[Path, Path]) -> Seri
         slices=[i.slice for i in images],
         size=(columns, rows),
         localizer=localizer,
-        patients={_patient(h) for h in headers.values()},
+        patients={*_patients(headers.values())},
         copies=[(copy, of) for copy, of in copies.items() if of in files])
 
 def _missed(images:list[_Image]) -> list[str]:
@@ -480,8 +521,11 @@ def _missed(images:list[_Image]) -> list[str]:
     notes, n = [], len(images)
     told = max(*numbers('ImagesInAcquisition'), *numbers('NumberOfSeriesRelatedInstances'))
     if told > n: notes.append(f'the headers tell of {told} images, {n} are there')
+    files, part = numbers('InConcatenationTotalNumber')[-1], len({i.slice.file for i in images})
+    if files > part: notes.append(f'the headers tell of {files} files, {part} are there')
     number = numbers('InstanceNumber')
-    usual = int(np.median(np.diff(number))) if n > 2 else 0
+    usual = int(np.median(np.diff(number))) if n > 1 else 0
+    if usual > 1: notes.append(f'the image numbers go in steps of {usual}: those between are not here')
     if 0 < usual < number[0]:
         notes.append(f'the first image has number {number[0]}: those before it may be missing')
     return notes
@@ -497,9 +541,24 @@ def _of_series(images:list[_Image]) -> list[Series]:
         if s.copies: s.notes.append(f'copies of other files were not used: {len(s.copies)}')
         rest = [o for o in found if o is not s]
         if rest:
-            some = '; '.join(map(_shown, rest[:3])) + (f', and {len(rest) - 3} more' if len(rest) > 3 else '')
+            more = f'; and {len(rest) - 3} more' if len(rest) > 3 else ''
+            some = '; '.join(o.measured for o in rest[:3]) + more
             s.notes.append(f'not in this volume, though of the same series: {some}')
     return found
+
+def _in_line(s:Series, o:Series) -> bool:
+    "Do the slices of another series lie between or beside those of a series, as if they were a part of it?"
+    if len(s.slices) < 3 or s.uid == o.uid or s.description != o.description: return False
+    slices:list[Any] = [*s.slices, *o.slices]
+    if any(not (x.position and x.orientation and x.spacing) for x in slices): return False
+    of = [(_kind(x.headers[0]), _shown(x.headers[0].get('StudyInstanceUID'))) for x in (s, o)]
+    if of[0] != of[1] or not _alike(s.slices[0], o.slices[0]): return False
+    at = np.array([x.position for x in slices]) @ _axes(slices[0])
+    mine, other = at[:len(s.slices)], at[len(s.slices):]
+    step = float(np.median(np.diff(np.sort(mine[:, 2]))))
+    near = np.abs(mine[:, None, 2] - other[:, 2]).min(0)
+    beside = np.abs(other - mine[0])[:, :2].max() # mm
+    return bool(.4*step <= near.min() <= 1.75*step and beside < 5)
 
 def _say_broken(found:list[Series], broken:dict[Path, ValueError]) -> None:
     "Mark the series that damaged files belong to or may belong to; warn of the others."
@@ -516,7 +575,7 @@ def _find(files:Iterable[Path], path:Path) -> list[Series]:
     "Series of some files, see find_series."
     images:dict[str, list[_Image]] = {}
     broken:dict[Path, ValueError] = {}
-    strange = []
+    strange = _astray(path) if path.is_dir() else []
     for p in files:
         if not _is_dicom(p):
             if _meant(p): strange.append(p)
@@ -529,7 +588,7 @@ def _find(files:Iterable[Path], path:Path) -> list[Series]:
         except ValueError as e: broken[p] = e
     found = [s for uid in images for s in _of_series(images[uid])]
     many = ('files are', 'were') if len(strange) > 1 else ('file is', 'was')
-    none = f'{len(strange)} {many[0]} empty or not DICOM and {many[1]} passed over' if strange else ''
+    none = f'{len(strange)} {many[0]} empty, hidden or not DICOM and {many[1]} passed over' if strange else ''
     such = f': {none}, such as {strange[0]}' if strange else ''
     if not found and broken: raise next(iter(broken.values()))
     if not found:
@@ -539,6 +598,9 @@ def _find(files:Iterable[Path], path:Path) -> list[Series]:
         warnings.warn(f'{path}{such}', stacklevel=3)
         for s in found: s.notes.append(none)
     _say_broken(found, broken)
+    for s in found:
+        for o in found:
+            if _in_line(s, o): s.notes.append(f'another series is in line with this one: {o.measured}')
     def order(s): return s.modality != 'CT', s.modality, s.localizer, _natural(s.description), -len(s.slices)
     return sorted(found, key=order)
 
@@ -578,6 +640,7 @@ def _fitting(found:list[Series], kinds:Iterable[str], pick:str|None) -> list[Ser
 # %% ../nbs/00b_volume.ipynb #00752c6f
 # modalities that are neither CT nor MRI; any other may be one of them
 _OTHERS = {'PT', 'NM', 'US', 'IVUS', 'OCT', 'OPT', 'SM', 'SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN'}
+_KNOWN = _OTHERS | {'CT', 'MR', 'OT', 'CR', 'DX', 'MG', 'XA', 'RF', 'XC', 'SR', 'PR', 'DOC'} # may be quoted
 
 def choose_series(
     found:list[Series],     # from find_series
@@ -625,11 +688,19 @@ def _check_header(s:Slice) -> None:
                          "is unknown: export the series again as original DICOM")
 
 def _axes(s:Slice) -> np.ndarray: # (3,3) columns: row, column, normal
-    "Directions of a slice."
+    "Directions of a slice, at right angles: the header may round them."
     row, col = np.array(s.orientation).reshape(2, 3)
-    return np.column_stack([row, col, np.cross(row, col)])
+    row, normal = row/np.linalg.norm(row), np.cross(row, col)
+    normal /= np.linalg.norm(normal)
+    return np.column_stack([row, np.cross(normal, row), normal])
 
 # %% ../nbs/00b_volume.ipynb #497b2fa8
+def _off_line(stack:Stack) -> np.ndarray: # (n,) mm
+    "How far slices lie beside a straight line, along which a gantry tilt moves them."
+    slope = np.median(np.diff(stack.drift, axis=0)/np.diff(stack.depth)[:, None], axis=0)
+    off = stack.drift - (stack.depth - stack.depth[0])[:, None]*slope
+    return np.linalg.norm(off - np.median(off, axis=0), axis=1)
+
 def _stack(
     slices:list,   # of Slice, in any order
     path:Path|str, # named in messages
@@ -651,7 +722,12 @@ def _stack(
             raise ValueError(f"{a.file} and {b.file} lie at the same place: {path} holds several images "
                              "of a slice, and no header tells them apart: copy one of each into a folder of "
                              "their own, and name that")
-    return Stack(slices, at[:, 2], at[:, :2] - at[0, :2], axes)
+    stack = Stack(slices, at[:, 2], at[:, :2] - at[0, :2], axes)
+    off = _off_line(stack)
+    if off.max() > 5:
+        raise ValueError(f"{slices[off.argmax()].file} lies {off.max():.4g} mm beside the line of the other "
+                         "slices: its position is wrong, export the series again")
+    return stack
 
 # %% ../nbs/00b_volume.ipynb #cell-039
 def _slack(steps:np.ndarray) -> float: # mm
@@ -685,18 +761,26 @@ def _skipped(steps:np.ndarray, numbers:np.ndarray) -> np.ndarray: # (n-1,) of bo
     turned = len({*np.sign(np.diff(numbers))}) != 1
     if turned or not jumps.all(): return np.zeros(len(steps), bool) # not in the order of the slices
     values, counts = np.unique(jumps, return_counts=True)
-    plain = np.flatnonzero(jumps <= values[counts.argmax()])
+    each = steps/jumps # where it is the same, a number is a slice
+    one = values[0] if np.ptp(each) < .2*np.median(each) else values[counts.argmax()]
+    plain = np.flatnonzero(jumps <= one)
     def near(i): return min(steps[k] for k in [*plain[plain < i][-1:], *plain[plain > i][:1]])
-    return np.array([i not in plain and steps[i] >= 1.5*near(i) for i in range(len(steps))])
+    def fits(i): return 1.5 <= steps[i]/near(i) and .5 < steps[i]/near(i)*one/jumps[i] < 2
+    return np.array([i not in plain and fits(i) for i in range(len(steps))])
 
-def _gaps(steps:np.ndarray, numbers:Sequence[float]=()) -> list[tuple[int, float]]: # step, mm around it
-    "The steps over which slices are missing; the numbers are those of the images."
+def _gaps(
+    steps:np.ndarray,            # mm
+    numbers:Sequence[float]=(),  # of the images
+    thick:float=np.inf,          # thickness of every slice, mm
+) -> list[tuple[int, float]]:    # step, mm around it
+    "The steps over which slices are missing."
     n, runs = len(steps), _runs(steps)
     found:dict[int, float] = {}
     for i, (a, b, length) in enumerate(runs):
         lasts = b - a > 2 or (b - a > 1 and (a == 0 or b == n))
         around = _around(runs, i, n)
-        if around and not lasts and length >= 1.75*max(around): found |= {k: max(around) for k in range(a, b)}
+        if not around or length < 1.75*max(around): continue
+        if not lasts or thick < 1.2*max(around): found |= {k: max(around) for k in range(a, b)}
     usual = float(np.median(steps))
     skipped = _skipped(steps, np.asarray(numbers)) if len(numbers) == n + 1 else np.zeros(n, bool)
     for k in np.flatnonzero((steps > max(10, 1.5*usual)) | skipped): found.setdefault(int(k), usual)
@@ -729,9 +813,11 @@ def _irregular(stack:Stack, gaps:Sequence[int]=()) -> list[str]: # in words
     if len(steps) and np.ptp(steps) > _slack(steps):
         low, high = steps.min(), steps.max()
         notes.append(f"uneven steps of {low:.2f} to {high:.2f} mm were interpolated to even ones")
-    if np.abs(stack.drift).max() >= .1:
-        tilt = np.degrees(np.arctan2(np.linalg.norm(stack.drift[-1]), np.ptp(stack.depth)))
-        notes.append(f"a gantry tilt of {tilt:.1f} degrees was straightened")
+    tilt = np.degrees(np.arctan2(np.linalg.norm(stack.drift[-1]), np.ptp(stack.depth)))
+    if np.abs(stack.drift).max() < .1: return notes
+    off = _off_line(stack).max()
+    if off < .5: notes.append(f"a gantry tilt of {tilt:.1f} degrees was straightened")
+    else: notes.append(f"slices that lie up to {off:.1f} mm beside a straight line were moved")
     return notes
 
 # %% ../nbs/00b_volume.ipynb #67bce2e0
@@ -756,6 +842,9 @@ def _regrid(
         return cv2.warpAffine(volume[k], move, size, flags=how, borderValue=fill)
     step = _even_step(steps)
     depths = np.arange(stack.depth[0], stack.depth[-1] + 1e-3*step, step)
+    if len(depths)*height*width > 2**30:
+        raise ValueError(f"{stack.slices[0].file} and the rest of its series would make {width} x {height} x "
+                         f"{len(depths)} voxels: a position in them is wrong, export them again")
     out = np.empty((len(depths), height, width), np.float32)
     for n, t in enumerate(np.interp(depths, stack.depth, np.arange(len(stack.depth)))):
         k = min(int(t), len(stack.depth) - 2)
@@ -912,7 +1001,7 @@ def _gdcm(
 # %% ../nbs/00b_volume.ipynb #56d2c936
 _TABLE = 'ExtendedOffsetTable', 'ExtendedOffsetTableLengths' # where the frames begin, how long they are
 _PIXELS = ('Rows', 'Columns', 'NumberOfFrames', 'SamplesPerPixel', 'BitsAllocated', 'BitsStored', 'HighBit',
-           'PixelRepresentation', 'PixelData', *_TABLE)
+           'PixelRepresentation', 'PixelData', 'FloatPixelData', 'DoubleFloatPixelData', *_TABLE)
 
 def _frames(ds:Dataset, layout:_Layout) -> list[bytes]:
     "Compressed frames; raises `ValueError` where there are more or fewer than the header says."
@@ -964,17 +1053,23 @@ def _plain(ds:Dataset, layout:_Layout, syntax:UID) -> tuple[np.ndarray, int]: # 
         data = data[:len(data)//2*2].reshape(-1, 2)[:, ::-1].ravel()
     return data[:need].view(f"{'>' if big else '<'}u{size}").reshape(layout.shape), len(data) - need
 
-def _stored(file:Path) -> tuple[np.ndarray, int]: # (n,y,x) integers; bytes that are there beyond them
+def _stored(
+    file:Path,
+) -> tuple[np.ndarray, int, bool]: # (n,y,x) integers; bytes beyond them; are there bits that do not count?
     "Images of a DICOM file; raises `ValueError` naming a file that does not hold what its header says."
     with _named(file, 'decode'), _DicomFile(file) as f:
         ds = pydicom.dcmread(f, force=True, specific_tags=list(_PIXELS))
+    if 'FloatPixelData' in ds or 'DoubleFloatPixelData' in ds:
+        raise ValueError(f"{file}: its pixels are real numbers, which are not read: export it as integers")
     layout, syntax = _layout(ds, file), _syntax(ds)
     with _named(file, 'decode'):
-        if 'PixelData' not in ds: raise ValueError("no pixels are there")
-        if syntax not in (*_PLAIN, RLELossless): return _family(ds, layout, syntax), 0
+        if not ds.get('PixelData'): raise ValueError('no pixels are there')
+        if syntax not in (*_PLAIN, RLELossless): return _family(ds, layout, syntax), 0, False
         if syntax in _PLAIN: a, more = _plain(ds, layout, syntax)
         else: a, more = np.stack([_rle(f, layout) for f in _frames(ds, layout)]), 0
-        return _significant(a.astype(layout.dtype, copy=False), layout.stored, layout.high), more
+        a = a.astype(layout.dtype, copy=False)
+        kept = _significant(a, layout.stored, layout.high)
+        return kept, more, layout.high + 1 == layout.stored and not np.array_equal(a, kept)
 
 # %% ../nbs/00b_volume.ipynb #2d6c759a
 def _pixels(
@@ -982,19 +1077,21 @@ def _pixels(
     notes:list[str]|None=None, # added to
 ) -> np.ndarray:    # (z,y,x) float32, slope and intercept applied
     "Decode slices; raises `ValueError` naming a file that does not hold what its header says."
-    out, file, stored, longer = np.empty(0, np.float32), None, np.empty(0), set()
+    out, file, stored, longer, wider = np.empty(0, np.float32), None, np.empty(0), set(), set()
     for k, s in enumerate(slices):
         if s.file != file:
-            (stored, more), file = _stored(s.file), s.file
+            (stored, more, beyond), file = _stored(s.file), s.file
             if more > 1: longer.add(file) # one pads to an even length
+            if beyond: wider.add(file)
         if not k: out = np.empty((len(slices), *stored.shape[1:]), np.float32)
         if not (s.frame or 0) < len(stored) or stored.shape[1:] != out.shape[1:]:
             raise ValueError(f"{file} is not what its header said: was it changed meanwhile?")
         np.add(stored[s.frame or 0]*s.slope, s.intercept, out=out[k], casting='same_kind')
-    if longer and notes is not None:
-        n = len(longer)
-        which = '1 file is longer than its' if n == 1 else f'{n} files are longer than their'
-        notes.append(f'{which} pixels, the rest was left out')
+    if notes is None: return out
+    n, m = len(longer), len(wider)
+    which = '1 file is longer than its' if n == 1 else f'{n} files are longer than their'
+    if n: notes.append(f'{which} pixels, the rest was left out')
+    if m: notes.append(f'bits above those that count (BitsStored) were left out in {m} file{"s"*(m > 1)}')
     return out
 
 # %% ../nbs/00b_volume.ipynb #ed522183
@@ -1028,13 +1125,22 @@ def _clean_hu(
 
 # %% ../nbs/00b_volume.ipynb #94368390
 def _check_series(series:Series, path:Path|str) -> None:
-    "Raises `ValueError` for a series of two patients, and for pictures."
+    "Raises `ValueError` for a series of two patients, for pictures, and for numbers of unknown scale."
     if len(series.patients) > 1:
-        each = {_patient(h): h.filename for h in series.headers} # a file of each
+        each = [h.filename for h in _patients(series.headers).values()] # a file of each
         raise ValueError(f"{path}: the series holds files of {len(each)} patients, such as "
-                         f"{' and '.join([*each.values()][:2])}: sort them into folders")
+                         f"{' and '.join(each[:2])}: sort them into folders")
+    scaled = {h.filename: any(_numbers(h.filename, h, k) for k in ('RescaleSlope', 'RescaleIntercept'))
+              for h in series.headers if 'SharedFunctionalGroupsSequence' not in h}
+    if len({*scaled.values()}) > 1:
+        bare = next(file for file, said in scaled.items() if not said)
+        raise ValueError(f"{bare} does not say how its numbers are scaled (RescaleSlope), and other files of "
+                         "the series do: export the series again")
     for h in series.headers:
-        kind = _text(h.filename, h, 'PhotometricInterpretation') or 'MONOCHROME2'
+        if h.get('ModalityLUTSequence'):
+            raise ValueError(f"{h.filename} scales its numbers by a table (ModalityLUTSequence), which is "
+                             "not read: export the original series again")
+        kind = _text(h.filename, h, 'PhotometricInterpretation').upper() or 'MONOCHROME2'
         inverse = 'its grey levels are inverted' if kind == 'MONOCHROME1' else 'this is a picture, not a scan'
         if kind != 'MONOCHROME2':
             raise ValueError(f"{h.filename} is {kind}, expected MONOCHROME2: {inverse}; export the original "
@@ -1057,10 +1163,18 @@ def _ranks(slices:list, headers:dict[Path, Dataset]) -> list[int]: # [] where th
         if all(n.isdecimal() for n in said) and len({*said}) == len(said): return [int(n) for n in said]
     return []
 
+def _thickness(slices:list, headers:dict[Path, Dataset]) -> float: # mm; inf: not known, or not one
+    "Thickness that all slices have."
+    said = {_told(_Image(headers[s.file], s), 'SliceThickness') for s in slices}
+    try: thick = float(said.pop())
+    except ValueError: return np.inf
+    return thick if thick > 0 and not said else np.inf
+
 def _contradicted(slices:list, headers:dict[Path, Dataset], gaps:Iterable[int]) -> list[str]: # in words
     "Gaps by SliceLocation that the positions do not show."
     try: at = np.array([float(_told(_Image(headers[s.file], s), 'SliceLocation')) for s in slices])
     except ValueError: return [] # it need not be there
+    if not np.isfinite(at).all(): return []
     steps = np.abs(np.diff(at))
     where = {i for i, _ in _gaps(steps)} - {*gaps} if steps.all() else set()
     but = 'which their positions do not show: slices may be missing there'
@@ -1075,7 +1189,8 @@ def read_series(
     if series.broken: raise ValueError(series.broken)
     _check_series(series, path)
     stack, by_file = _stack(series.slices, path), {Path(h.filename): h for h in series.headers}
-    gaps = _gaps(np.diff(stack.depth), _ranks(stack.slices, by_file))
+    numbers = _ranks(stack.slices, by_file)
+    gaps = _gaps(np.diff(stack.depth), numbers, np.inf if numbers else _thickness(stack.slices, by_file))
     if not allow_gaps: _check_gaps(stack, gaps, series.notes)
     _check_copies(series)
     longer:list[str] = []
@@ -1805,7 +1920,8 @@ def _from_dicom(path:Path, modality:str|None, pick:str|None, prefer:str|None, ga
     if modality is None and asked == 'MR' and has_air(scan.image):
         asked, why = 'CT', 'by its values'
         scan = read_series(replace(series, modality=asked), path, gaps)
-    return scan._replace(notes=[*scan.notes, _taken(asked, f"{why}: its header says {said or 'nothing'}")])
+    told = said if said in _KNOWN else 'something else' if said else 'nothing' # no free text
+    return scan._replace(notes=[*scan.notes, _taken(asked, f"{why}: its header says {told}")])
 
 def _check_guess(image:sitk.Image, path:Path, kind:str) -> None:
     "Raises `ValueError` for a guess by the place that the values do not support."
@@ -2116,8 +2232,9 @@ _LOSSY = JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 def _agreed(keyword:str, yes:str, no:str, scans:Iterable[Scan|None]) -> str|None: # None: not known
     "What the sources say of their pixels: yes where one does, no where all do."
     headers = [h for s in scans if s is not None for h in s.headers or [Dataset()]]
-    said = {' '.join(_said(h, keyword)) for h in headers}
-    return yes if yes in said else no if said == {no} else None
+    said = [{*_said(h, keyword)} for h in headers]
+    if any(yes in words for words in said): return yes
+    return no if said and all(words == {no} for words in said) else None
 
 def _pixel_history(ds:Dataset, scans:Sequence[Scan|None], deidentify:bool) -> None:
     "Say of the pixels of a derived series what their sources say."

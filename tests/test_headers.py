@@ -398,3 +398,22 @@ def test_a_description_is_harmless_in_a_terminal(study):
     for path in slices(study/'MR'): spoil(path, 'SeriesDescription', b'T1 \x1b[31mRED\x07' + b'x'*500)
     [mr] = [s for s in find_series(study) if s.modality == 'MR']
     assert str(mr).isprintable() and len(str(mr)) < 150 and 'T1 [31mRED' in str(mr)
+
+
+def test_bits_that_do_not_count_are_said(study):
+    "Real numbers are refused by what they are."
+    path = slices(study/'MR')[2]
+    encoded(path, NATIVE[0], np.full((20, 24), 700, 'u2'), BitsStored=8, HighBit=7)
+    assert 'BitsStored) were left out in 1 file' in str(read_volume(study/'MR').notes)
+    ds = pydicom.dcmread(path)
+    ds.FloatPixelData = bytes(4*20*24)
+    del ds.PixelData
+    ds.save_as(path)
+    with pytest.raises(ValueError, match='its pixels are real numbers'): stored(path)
+
+
+def test_a_table_of_values_is_refused(study):
+    ds = pydicom.dcmread(path := slices(study/'MR')[2])
+    ds.ModalityLUTSequence = [Dataset()]
+    ds.save_as(path)
+    with pytest.raises(ValueError, match='by a table'): read_volume(study/'MR')

@@ -149,7 +149,7 @@ def test_what_differs_in_a_series_is_apart_and_said(tmp_path):
         if k == N - 1: ds.ImageOrientationPatient = [0, 1, 0, 0, 0, 1]
     found = find_series(series(tmp_path/'turned', change=turn))
     assert [len(s.slices) for s in found] == [N - 1, 1]
-    rest = 'not in this volume, though of the same series: MR Phantom MR: 8 x 10, 1 slice'
+    rest = 'not in this volume, though of the same series: 8 x 10, 1 slice'
     assert rest in str(read(tmp_path/'turned')[1].notes)
     def planes(ds, k):
         ds.ImageOrientationPatient = [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1], [1, 0, 0, 0, 0, 1]][k % 3]
@@ -309,14 +309,41 @@ def test_strays_are_passed_over_and_said(tmp_path):
     assert whole(tmp_path/'s') == [] # nobody meant these
     (tmp_path/'s'/'x.dcm').write_text('a text')
     (tmp_path/'s'/'y.IMA').touch()
-    with pytest.warns(UserWarning, match='2 files are empty or not DICOM and were passed over, such as .*x.dcm'):
+    passed = '2 files are empty, hidden or not DICOM and were passed over'
+    with pytest.warns(UserWarning, match=f'{passed}, such as .*x.dcm'):
         scan = read_volume(tmp_path/'s')
-    assert scan.notes == ['2 files are empty or not DICOM and were passed over']
-    assert scan.image.GetSize()[2] == N
+    assert scan.notes == [passed] and scan.image.GetSize()[2] == N
     (tmp_path/'e').mkdir()
     shutil.copy(tmp_path/'s'/'y.IMA', tmp_path/'e')
     assert is_volume(tmp_path/'e')
     with pytest.raises(FileNotFoundError, match='no DICOM images in .*1 file is empty'): read_volume(tmp_path/'e')
+
+
+def hide(p): p.rename(p.with_name(f'.{p.name}'))
+
+
+def lose(p):
+    p.unlink()
+    p.symlink_to('nowhere')
+
+
+def pack(p):
+    p.unlink()
+    p.with_name(f'{p.name}.gz').write_bytes(b'packed')
+
+
+def preamble_only(p):
+    cut(p, 100)
+    p.rename(p.with_suffix('.img'))
+
+
+@pytest.mark.parametrize('change', [hide, lose, pack, preamble_only])
+def test_the_last_slice_is_no_file_any_more(tmp_path, change):
+    "Nothing in the positions tells that it is missing."
+    change(sorted(series(tmp_path/'s').iterdir())[-1])
+    with pytest.warns(UserWarning, match='1 file is empty, hidden or not DICOM and was passed over'):
+        scan = read_volume(tmp_path/'s')
+    assert len(scan.notes) == 1 and scan.image.GetSize()[2] == N - 1
 
 
 def cut(path, n): path.write_bytes(path.read_bytes()[:n])
@@ -385,3 +412,107 @@ def test_no_control_characters_reach_the_terminal(tmp_path):
            SpecificCharacterSet='ISO_IR 192')
     shown = list_series(find_series(tmp_path/'s'))
     assert shown.isprintable() and 'T1 [31mred back' in shown
+
+
+# positions and numbers that contradict the rest
+
+@pytest.mark.parametrize('at', [30, 3000, 99999])
+def test_a_slice_that_lies_elsewhere_is_named(tmp_path, at):
+    "It is no gantry tilt, and it costs no memory."
+    def move(ds, k):
+        if k == 3: ds.ImagePositionPatient[0] += at
+    with pytest.raises(ValueError, match='MR0003.dcm lies .* beside the line of the other slices'):
+        read_volume(series(tmp_path/'s', change=move))
+    def far(ds, k):
+        if k == N - 1: ds.ImagePositionPatient[2] = 99999
+    def fine(ds, k):
+        far(ds, k)
+        ds.PixelSpacing = [.01, .01]
+        if k == N - 1: ds.ImagePositionPatient[0] += 3
+    assert read(series(tmp_path/'far', change=far), allow_gaps=True)[1].gaps
+    with pytest.raises(ValueError, match='voxels: a position'):
+        read_volume(series(tmp_path/'fine', .02, change=fine), allow_gaps=True)
+
+
+@pytest.mark.parametrize('directions', [[.99, .069, -.122, -.036, .966, .258], [.999, 0, 0, 0, 1, 0]])
+def test_directions_of_three_decimals_are_read(tmp_path, directions):
+    "As numbers they are not quite at right angles; the volume is."
+    row, column = np.reshape(directions, (2, 3))
+    def turn(ds, k):
+        ds.ImageOrientationPatient = directions
+        ds.ImagePositionPatient = (k*2.5*np.cross(row, column)).round(3).tolist()
+    values, scan = read(series(tmp_path/'s', change=turn))
+    axes = np.reshape(scan.image.GetDirection(), (3, 3))
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(axes[:, 0], row, atol=2e-3)
+    np.testing.assert_array_equal(values, sitk.GetArrayFromImage(volume()))
+    assert scan.notes == []
+
+
+@pytest.mark.parametrize('steps, numbers, missing', [
+    ([1]*8 + [2]*11, [*range(1, 10), *range(11, 33, 2)], True), # every second one, in more than half
+    ([2.5]*10 + [2.5] + [5]*10, [*range(1, 12), *range(101, 112)], False), # two blocks, numbered apart
+    ([2]*9, [*range(1, 21, 2)], False)])                        # all of them odd
+def test_numbers_and_steps_together(tmp_path, steps, numbers, missing):
+    depth = np.cumsum([0, *steps])
+    def place(ds, k): ds.ImagePositionPatient, ds.InstanceNumber = [0, 0, depth[k]], numbers[k]
+    folder = series(tmp_path/'s', n=len(depth), change=place)
+    if not missing: return read(folder)
+    with pytest.raises(ValueError, match='slices are missing.* and at 10 other places'): read_volume(folder)
+
+
+def test_without_numbers_the_thickness_tells(tmp_path):
+    "Two missing slices side by side leave two steps of one length."
+    def place(thick):
+        def change(ds, k):
+            del ds.InstanceNumber
+            ds.SliceThickness = thick(k)
+        return change
+    with pytest.raises(ValueError, match='slices are missing'):
+        read_volume(series(tmp_path/'s', 1, 20, [4, 6, 8], place(lambda k: 1)))
+    thicker = place(lambda k: 2 if k in (5, 7) else 1)
+    assert 'uneven' in str(read(series(tmp_path/'t', 1, 20, [4, 6, 8], thicker))[1].notes)
+
+
+def test_a_slice_without_its_scale_is_named(tmp_path):
+    def bare(ds, k):
+        ds.RescaleSlope, ds.RescaleIntercept = 2, 10
+        if k == 3: del ds.RescaleSlope, ds.RescaleIntercept
+    with pytest.raises(ValueError, match='MR0003.dcm does not say how its numbers are scaled'):
+        read_volume(series(tmp_path/'s', change=bare))
+
+
+def test_a_slice_without_the_number_of_its_patient(tmp_path):
+    "It is the same patient by the name, and another one by another name."
+    def nobody(ds, k):
+        if k == 3: ds.PatientID = ''
+    assert read(series(tmp_path/'s', change=nobody))[1].notes == []
+    def other(ds, k):
+        nobody(ds, k)
+        if k == 3: ds.PatientName = 'Other^One'
+    with pytest.raises(ValueError, match='files of 2 patients'): read_volume(series(tmp_path/'o', change=other))
+
+
+def test_reconstructions_half_a_step_apart(tmp_path):
+    def change(ds, k): ds.ConvolutionKernel = 'H30s' if k % 2 else 'H60s'
+    found = find_series(series(tmp_path/'s', n=10, change=change))
+    assert [len(s.slices) for s in found] == [5, 5] and 'kernel' in list_series(found)
+
+
+@pytest.mark.parametrize('k', [3, N - 1])
+def test_a_slice_under_another_identifier_is_said(tmp_path, k):
+    def alone(ds, i):
+        if i == k: ds.SeriesInstanceUID = '1.2.3.4'
+    folder, said = series(tmp_path/'s', change=alone), 'another series is in line with this one: 8 x 10, 1 slice'
+    if k == N - 1: assert said in str(read(folder)[1].notes)
+    else:
+        with pytest.raises(ValueError, match=said): read_volume(folder)
+
+
+def test_no_text_of_a_header_is_in_a_note(tmp_path):
+    def change(ds, k):
+        ds.SeriesDescription, ds.Modality, ds.ContrastBolusAgent = 'SECRET', 'SECRET', 'SECRET'
+        if k > 3: ds.ImageOrientationPatient = [0, 1, 0, 0, 0, 1]
+        if k == 3: ds.ImagePositionPatient[2], ds.ContrastBolusAgent = 2.5, 'SECRET TOO'
+    scan = read_volume(series(tmp_path/'s', change=change), 'MR', '1')
+    assert 'SECRET' not in str(scan.notes) and len(scan.notes) > 1
