@@ -575,7 +575,7 @@ def _check_archive(path:Path) -> None:
         if not stored or sum(e.file_size for e in entries) > path.stat().st_size:
             raise ValueError('torch.save compresses nothing')
         damaged = archive.testzip()
-        if damaged: raise ValueError(f'the checksum of {damaged} differs')
+        if damaged: raise ValueError(f'the checksum of {brief(damaged)} differs')
 
 def read_checkpoint(
     path:Path|str,   # .pth file
