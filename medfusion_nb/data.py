@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'BT601', 'Range', 'EXTENSIONS', 'WINDOWS', 'Window', 'Ranges', 'VALID', 'TEST', 'data_root', 'percent',
-           'luminance', 'find_range', 'parse_range', 'decode_image', 'color_share', 'read_image', 'check_format',
-           'write_image', 'get_window', 'window_ct', 'parse_window', 'read_hu', 'Pair', 'image_files', 'find_pairs',
-           'llvip_pairs', 'range_of', 'find_ranges', 'aanlib_patient', 'split_by_patient', 'enhance_contrast',
-           'PairDataset', 'FusionDataset', 'dataloader', 'same_size']
+           'luminance', 'find_range', 'parse_range', 'decode_image', 'color_share', 'read_grey', 'read_image',
+           'check_format', 'write_image', 'get_window', 'window_ct', 'parse_window', 'read_hu', 'Pair', 'image_files',
+           'find_pairs', 'llvip_pairs', 'range_of', 'find_ranges', 'aanlib_patient', 'split_by_patient',
+           'enhance_contrast', 'PairDataset', 'FusionDataset', 'dataloader', 'same_size']
 
 # %% ../nbs/00_data.ipynb #cell-002
 import argparse
@@ -23,6 +23,7 @@ from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unicodedata import normalize
 
 # %% ../nbs/00_data.ipynb #cell-003
 import cv2
@@ -469,17 +470,34 @@ def decode_image(
     img = _scaled(path, _decode(path), range)
     if color is None: return img
     if color: return img if img.ndim == 3 else np.repeat(img[..., None], 3, 2)
+    return _grey(img)
+
+def _grey(img:np.ndarray) -> np.ndarray: # (H,W)
+    "An image in 8 or 16 bits as grey."
     if img.ndim == 2: return img
     grey = (img == img[..., :1]).all()
     return img[..., 0].copy() if grey else cv2.cvtColor(img, cv2.COLOR_RGB2GRAY)
 
 def color_share(
-    img:np.ndarray, # (H,W) or (H,W,3) RGB
-) -> float:         # 0 to 1; 0 of an image that is grey but for noise
+    img:np.ndarray,   # (H,W) or (H,W,3) RGB
+    exact:bool=False, # has it no noise of JPEG? Then eight pale pixels are enough
+) -> float:           # 0 to 1; 0 of an image that is grey but for noise
     "Share of the pixels of an image that are in colour."
     if img.ndim == 2: return 0.
-    share = float((np.ptp(img, 2) > _full_scale(img)/8).mean())
-    return share if share > .001 else 0.
+    r, g, b = np.moveaxis(img, 2, 0)
+    spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
+    colored = spread > _full_scale(img)/(32 if exact else 8)
+    share = float(colored.mean())
+    return share if colored.sum() >= 8 and (exact or share > .001) else 0.
+
+def read_grey(
+    path:Path|str,    # PNG, TIFF, JPEG or BMP file
+    range:Range=None, # see decode_image
+) -> tuple[np.ndarray, float]: # (H,W) uint8 or uint16; 0 to 1
+    "Read an image as grey, and the share of its pixels that were in colour."
+    img = decode_image(path, None, range)
+    with open(path, 'rb') as f: exact = f.read(3) != b'\xff\xd8\xff' # no JPEG, whatever its name
+    return _grey(img), color_share(img, exact)
 
 # %% ../nbs/00_data.ipynb #cell-014
 def _full_scale(img:np.ndarray) -> int: # 255, 65535, or 1 of floats
@@ -613,6 +631,7 @@ class Pair(NamedTuple):
 def image_files(
     folder:Path,
     hint:str, # where the folder should be, for the message
+    like:Iterable[str]=(), # names to use where a file's own differs from one in its Unicode form only
 ) -> dict[str, Path]: # file name without extension -> path, sorted
     "Image files of a folder; raises when the folder is missing or empty or two files share a name."
     if not folder.is_dir():
@@ -621,18 +640,21 @@ def image_files(
         found = f" (folders found there: {', '.join(there)})" if there else ''
         raise FileNotFoundError(f"no folder {folder}: {hint}{found}")
     files:dict[str, Path] = {}
+    names = {normalize('NFC', n): n for n in like}
     for p in sorted(folder.iterdir()):
         if p.name.startswith('.') or p.suffix.lower() not in EXTENSIONS or not p.is_file(): continue
-        if p.stem in files:
-            raise ValueError(f"{files[p.stem]} and {p.name} have the same name: "
+        name = names.setdefault(normalize('NFC', p.stem), p.stem)
+        if name in files:
+            raise ValueError(f"{files[name]} and {p.name} have the same name: "
                              "pairs are matched by name, keep one")
-        files[p.stem] = p
+        files[name] = p
     if files: return files
     raise FileNotFoundError(f"no images in {folder}: expected files {', '.join('*'+e for e in EXTENSIONS)}")
 
 def _match(dir_a:Path, dir_b:Path, hint:str) -> list[Pair]: # sorted by name
     "Pairs of files of one name in two folders; raises `FileNotFoundError` naming a file without its twin."
-    a, b = image_files(dir_a, hint), image_files(dir_b, hint)
+    a = image_files(dir_a, hint)
+    b = image_files(dir_b, hint, a)
     alone = [(a[n], dir_b) for n in sorted(a.keys() - b.keys())]
     alone += [(b[n], dir_a) for n in sorted(b.keys() - a.keys())]
     if alone:
@@ -865,20 +887,30 @@ class FusionDataset(PairDataset):
         found = isinstance(range, tuple) and isinstance(range[0], dict)
         self.ranges:Ranges = range if found else find_ranges(pairs, range, hu=window is not None)
         self.cache:dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.colored:set[Path] = set() # folders of which colour was dropped
         self._preload(cache_gb*2**30)
+        for home in sorted(self.colored):
+            _warn(f"{home} holds images in colour, which are read as grey: medfusion_data verify names them")
 
     def __len__(self) -> int: return len(self.pairs)
 
+    def _read_grey(self, k:int, path:Path|str) -> np.ndarray: # (H,W)
+        "Decode a first (k=0) or second (k=1) image as grey, and note where that drops colour."
+        img, colored = read_grey(path, range_of(self.ranges[k], path))
+        if colored: self.colored.add(_home(path))
+        return img
+
     def _load_a(self, path:Path|str) -> np.ndarray: # (H,W) or (H,W,3), uint8 or uint16
         "Decode a first image."
-        if self.window is None: return decode_image(path, self.color, range_of(self.ranges[0], path))
+        if self.window is None and not self.color: return self._read_grey(0, path)
+        if self.window is None: return decode_image(path, True, range_of(self.ranges[0], path))
         a = np.round(65535*window_ct(read_hu(path), self.window)).astype(np.uint16)
         return np.repeat(a[..., None], 3, 2) if self.color else a
 
     def _load(self, i:int) -> tuple[np.ndarray, np.ndarray]: # a (H,W) or (H,W,3), b (H,W), uint8 or uint16
         "Decode pair `i`."
         _, path_a, path_b = self.pairs[i]
-        a, b = self._load_a(path_a), decode_image(path_b, False, range_of(self.ranges[1], path_b))
+        a, b = self._load_a(path_a), self._read_grey(1, path_b)
         if a.shape[:2] != b.shape:
             raise ValueError(f"{path_a} has {a.shape[0]} x {a.shape[1]} pixels, "
                              f"{path_b} has {b.shape[0]} x {b.shape[1]}: "

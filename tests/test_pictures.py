@@ -5,6 +5,7 @@ import random
 import struct
 import warnings
 import zlib
+from unicodedata import normalize
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from conftest import one_line
 from PIL import Image, ImageOps
 
 from medfusion_nb.data import (MAX_PIXELS, FusionDataset, color_share, decode_image, find_pairs, find_range,
-                               find_ranges, read_hu, read_image)
+                               find_ranges, llvip_pairs, read_hu, read_image)
 from medfusion_nb.datasets import verify, worst_figure
 from medfusion_nb.fuse import fuse, fuse_files
 from medfusion_nb.phantom import phantom_pair
@@ -254,6 +255,9 @@ def test_alpha(tmp_path):
         for ext in ('png', 'tif'):
             save(a.astype(np.uint8), tmp_path/f'a.{ext}')
             with pytest.raises(ValueError, match='transparent'): read_image(tmp_path/f'a.{ext}')
+    clear = np.dstack([GREY, 0*GREY + 255])
+    clear[2, 3] = 100, 0
+    with pytest.raises(ValueError, match='a.png: under 0.1% of its'): read_image(save(clear, tmp_path/'a.png'))
     np.testing.assert_array_equal(decode_image(save(np.dstack([COLOR, 0*GREY + 255]), tmp_path/'a.png'), True), COLOR)
 
 
@@ -267,6 +271,69 @@ def test_color_that_is_dropped(tmp_path, recwarn):
     assert color_share(decode_image(tmp_path/'grey.jpg', None)) == 0
     fuse(tmp_path/'grey.jpg', mri, engine=Brighter())
     assert not recwarn.list
+
+
+def test_little_color_counts_where_there_is_no_noise(tmp_path, recwarn):
+    marked = np.dstack([GREY]*3)
+    marked[20:23, 20:25] = 255, 0, 0 # 15 pixels
+    pale = (np.dstack([GREY]*3)*[1, .9, .85]).astype(np.uint8)
+    mri = save(GREY, tmp_path/'mri.png')
+    for a in (marked, pale):
+        for ext in ('png', 'bmp', 'tif'):
+            save(a, tmp_path/f'ct.{ext}')
+            with pytest.warns(UserWarning, match=f'ct.{ext} is in colour'):
+                fuse(tmp_path/f'ct.{ext}', mri, engine=Brighter())
+    recwarn.clear()
+    save(np.dstack([GREY]*3), tmp_path/'grey.jpg', quality=30)
+    (tmp_path/'grey.jpg').rename(tmp_path/'named.png') # what it is decides, not its name
+    marked[20, 20:27] = marked[21:23, 20:25] = 0 # no pixel of colour is left
+    marked[0, :7, 0] ^= 255 # seven
+    for a in (tmp_path/'named.png', save(marked, tmp_path/'ct.png')): fuse(a, mri, engine=Brighter())
+    assert not recwarn.list
+
+
+def test_color_in_a_set(tmp_path, recwarn):
+    "Verify, training and evaluation say it, but not of visible images."
+    for kind in ('CT', 'MRI', 'visible/train', 'infrared/train'):
+        (tmp_path/kind).mkdir(parents=True)
+        color = [GREY, COLOR, COLOR] if kind in ('MRI', 'visible/train') else [GREY]*3
+        for i, a in enumerate(color): save(a, tmp_path/kind/f'100{i}.png')
+    found = verify(tmp_path, 'CT', 'MRI')['problems']
+    assert [p for p in found if 'colour' in p] == [
+        f'{tmp_path}/MRI/1001.png and 1 more are in colour (99.8% of its pixels), which is read as grey']
+    assert 'colour' not in str(verify(tmp_path, 'visible', 'infrared')['problems'])
+    with pytest.warns(UserWarning, match='MRI holds images in colour') as said: FusionDataset(find_pairs(tmp_path))
+    assert len(said) == 1
+    recwarn.clear()
+    pairs = llvip_pairs(tmp_path)
+    FusionDataset(pairs, color=True)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match='visible holds images in colour'): FusionDataset(pairs)
+
+
+def test_names_in_two_unicode_forms(tmp_path):
+    one, other = (normalize(form, 'Schädel') for form in ('NFC', 'NFD'))
+    for kind, name in (('CT', one), ('MRI', other)):
+        (tmp_path/kind).mkdir()
+        save(GREY, tmp_path/kind/f'{name}.png')
+    assert find_pairs(tmp_path) == [(one, tmp_path/'CT'/f'{one}.png', tmp_path/'MRI'/f'{other}.png')]
+    assert not any('twin' in p for p in verify(tmp_path)['problems'])
+    save(GREY, tmp_path/'MRI'/f'{one}.png')
+    with pytest.raises(ValueError, match='the same name'): find_pairs(tmp_path)
+
+
+def test_places_and_names_that_cannot_be_meant(here, tmp_path):
+    for kind in ('CT', 'MRI'):
+        (tmp_path/kind).mkdir()
+        save(GREY if kind == 'CT' else GREY[::-1], tmp_path/kind/'a.tif')
+    (tmp_path/'link').symlink_to('MRI')
+    for out in ('CT', 'MRI', 'CT/../MRI/', 'link'):
+        code, _, err = here('medfusion_fuse', 'CT', 'MRI', '-o', out)
+        assert code == 2 and 'is one of the two folders' in one_line(err), err
+    for option in ('--out', '--weights'):
+        code, _, err = here('medfusion_fuse', 'CT/a.tif', 'MRI/a.tif', option, '')
+        assert code == 2 and f'{option} is empty' in one_line(err), err
+    assert sorted(p.name for p in tmp_path.rglob('*.*')) == ['a.tif', 'a.tif']
 
 
 def png(width, height, *extra):
