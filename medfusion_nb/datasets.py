@@ -34,8 +34,8 @@ from tqdm import tqdm
 from . import __version__
 from .core import (Option, checkerboard, claimed, command_of, no_space, show_images,
                                staged, undisturbed)
-from .data import (Pair, Ranges, find_pairs, find_ranges, image_files, parse_range, range_of,
-                               read_image, split_by_patient)
+from .data import (Pair, Ranges, find_pairs, find_ranges, image_files, parse_range, percent,
+                               range_of, read_grey, read_image, split_by_patient)
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 else: Figure = 'Figure' # at run time a name: nothing is imported for a type
@@ -501,9 +501,10 @@ def _collect(
     x, y, splits = _layout(folder, a, b)
     pairs, problems = [], []
     for s in splits:
-        found = []
+        found:list[dict[str, Path]] = []
         for k in (x, y):
-            try: found.append(image_files(Path(folder)/k/s, f'expected images in {k}/{s}'.rstrip('/')))
+            expected = f'expected images in {k}/{s}'.rstrip('/')
+            try: found.append(image_files(Path(folder)/k/s, expected, *found))
             except (FileNotFoundError, ValueError) as e:
                 problems.append(str(e))
                 found.append({})
@@ -530,7 +531,8 @@ def _look(
     ranges:Ranges, # what is white
 ) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]]: # row of the table, both thumbnails
     "Read one pair: size, alignment, thumbnails; raises `ValueError` on a file that cannot be read."
-    a, b = _read(p, ranges)
+    (a, color_a), (b, color_b) = (read_grey(x, range_of(r, x)) for x, r in zip((p.a, p.b), ranges))
+    a, b = (x/np.float32(np.iinfo(x.dtype).max) for x in (a, b))
     (height, width), other = a.shape, b.shape
     if a.shape != b.shape:
         raise ValueError(f'{p.a} has {height} x {width} pixels, {p.b} has {other[0]} x {other[1]}')
@@ -538,7 +540,7 @@ def _look(
         if x.max() - x.min() < 1/255: raise ValueError(f'{path} is all of one grey')
     dy, dx, gain = (float(v) for v in pair_shift(a, b))
     row = dict(name=p.name, a=p.a, b=p.b, height=height, width=width, dy=dy, dx=dx,
-               shift=float(np.hypot(dy, dx)), gain=gain)
+               shift=float(np.hypot(dy, dx)), gain=gain, color_a=color_a, color_b=color_b)
     return row, (_thumbnail(a), _thumbnail(b))
 
 # %% ../nbs/00d_datasets.ipynb #d26bc11d
@@ -552,6 +554,19 @@ def _repeated(rows:list[dict], thumbs:list) -> tuple[list[str], int]: # problems
             problems.append(f'{one} and {other} are the same picture in two splits')
         repeated += within
     return problems, repeated
+
+_IN_COLOR = 'visible', 'pet', 'spect' # first folders whose images may be in colour
+
+def _colored(rows:list[dict], first:str) -> list[str]: # problems
+    "Pictures of which training and evaluation drop colour, in words."
+    problems = []
+    for k in 'b' if first.lower() in _IN_COLOR else 'ab':
+        found = [r for r in rows if r[f'color_{k}']]
+        if not found: continue
+        are = f'and {len(found) - 1} more are' if len(found) > 1 else 'is'
+        share = percent(found[0][f'color_{k}'])
+        problems.append(f'{found[0][k]} {are} in colour ({share} of its pixels), which is read as grey')
+    return problems
 
 def verify(
     folder:Path|str,      # in one of the layouts of `00_data`
@@ -577,7 +592,8 @@ def verify(
         for r, s in zip(rows, _patient_splits(good)): r['split'] = s
     same, repeated = _repeated(rows, thumbs)
     moved = [r for r in rows if r['shift'] > max_shift]
-    problems += same + [f"{r['name']}: shifted by about {r['shift']:.0f} pixels" for r in moved]
+    problems += same + _colored(rows, _layout(folder, a, b)[0])
+    problems += [f"{r['name']}: shifted by about {r['shift']:.0f} pixels" for r in moved]
     splits = Counter(r['split'] or 'all' for r in rows)
     sizes = Counter((r['width'], r['height']) for r in rows)
     return dict(ok=not problems, folder=str(folder), range=range, pairs=rows, splits=dict(splits),

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from .core import (Option, check_unchanged, claimed, command, renamed, show_images, staged,
                               stamps)
-from .data import (EXTENSIONS, WINDOWS, Pair, check_format, color_share, decode_image, find_pairs,
-                               find_ranges, luminance, parse_range, parse_window, read_image, same_size,
-                               write_image)
+from .data import (EXTENSIONS, WINDOWS, Pair, check_format, color_share, find_pairs,
+                               find_ranges, luminance, parse_range, parse_window, percent, read_grey, read_image,
+                               same_size, write_image)
 from .phantom import phantom_pair
 from .volume import (VOLUMES, Scan, check_folder_of_files, find_series, is_volume, list_series,
                                  read_labels, read_volume)
@@ -120,7 +120,7 @@ def read_pair(
 # %% ../nbs/07_fuse.ipynb #6a4239e7
 def _share(x:Any, range:Any) -> float:
     "The share of an image, file or array, that is in colour."
-    return color_share(decode_image(x, None, range) if isinstance(x, (str, Path)) else np.asarray(x))
+    return read_grey(x, range)[1] if isinstance(x, (str, Path)) else color_share(np.asarray(x))
 
 def check_colors(
     images:Sequence[tuple[Any, Any, Any]], # pairs as they were read: ct, mri, range
@@ -141,8 +141,8 @@ def check_colors(
         if not some: continue
         x, share = some[0]
         are = f'and {len(some) - 1} more are' if len(some) > 1 else 'is'
-        warnings.warn(f"{what} {x} {are} in colour ({share:.0%} of its pixels), and the colour is dropped: "
-                      f"--pair pet-mri or spect-mri {how}", stacklevel=3)
+        warnings.warn(f"{what} {x} {are} in colour ({percent(share)} of its pixels), and the colour is "
+                      f"dropped: --pair pet-mri or spect-mri {how}", stacklevel=3)
 
 # %% ../nbs/07_fuse.ipynb #cell-018
 def check_output(
@@ -245,6 +245,8 @@ def plan(
     out = Path(out or ('fused' if folders else 'fused.png'))
     if folders and (out.suffix.lower() in EXTENSIONS or out.is_file()):
         raise ValueError(f"output {out}: two folders are fused into a folder, this is the name of a file")
+    if folders and out.resolve() in _paths(ct, mri):
+        raise ValueError(f"output {out} is one of the two folders of images: name another folder")
     kinds = 'fused', *extra
     white = tuple(next(iter(w.values()), None) for w in find_ranges(pairs if ct else (), range))
     return [Job(p.name, p.a, p.b, _outputs(out, p.name, kinds, folders), white) for p in pairs]
@@ -578,6 +580,8 @@ def medfusion_fuse(
 ) -> dict[str, Any]: # what `--json` prints
     "Fuse CT and MRI: two images, two folders, or volumes. Without arguments: the built-in phantom pair."
     given = locals()
+    for option in ('out', 'weights'):
+        if given[option] == '': raise ValueError(f"--{option} is empty: name something, or leave it out")
     if batch_size is not None and batch_size < 1: raise ValueError(f"--batch-size {batch_size}: at least 1")
     paths = [Path(p) for p in (ct, mri, *more) if p]
     if not _are_volumes(paths):

@@ -14,17 +14,19 @@ __all__ = ['BACKBONES', 'GREY_MEAN', 'GREY_STD', 'CHECKPOINTS', 'FORMAT', 'WEIGH
 # %% ../nbs/01_model.ipynb #cell-003
 import hashlib
 import json
+import logging
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import lru_cache
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from reprlib import repr as brief
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -739,6 +741,9 @@ def dequantize(
 # %% ../nbs/01_model.ipynb #cell-063
 WEIGHTS = Path(str(files('medfusion_nb')))/'weights'
 
+_SHIPPED = 'model.int8.safetensors', 'model.float32.safetensors' # of save_shipped
+_HUB_FILE = 'model.safetensors'                                   # of save_pretrained
+
 def _sha256(path:Path) -> str: # of a file, in hexadecimal digits
     "Its checksum."
     with path.open('rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
@@ -749,12 +754,11 @@ def save_shipped(
     int8:bool=True,  # quantise?
     **info:Any,      # what to record of the training: plain values
 ) -> None:
-    "Write the weights, their SHA-256 and the network's configuration."
+    "Write the weights, their SHA-256 and the network's configuration; other weights there are removed."
     folder = Path(folder)
     state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
-    names = 'model.int8.safetensors', 'model.float32.safetensors'
-    file, other = [folder/name for name in (names if int8 else names[::-1])]
-    with staged([file, folder/'config.json'], gone=[other]) as parts:
+    file = folder/_SHIPPED[not int8]
+    with staged([file, folder/'config.json'], gone=[folder/n for n in (*_SHIPPED, _HUB_FILE)]) as parts:
         weights, text = parts.values()
         save_file(quantize(state) if int8 else state, weights)
         config = dict(format=FORMAT, network=model.config, sha256=_sha256(weights), **info)
@@ -789,6 +793,10 @@ def _from_safetensors(
         return _filled(blank, dequantize(load_file(file)), file)
     except (SafetensorError, RuntimeError) as e: raise ValueError(f'{file}: damaged ({str(e)[:200]})') from e
 
+def _again(folder:Path) -> str:
+    "The way out where a file of weights is damaged."
+    return 'install medfusion_nb again' if WEIGHTS in (folder, *folder.parents) else 'copy it again'
+
 def load_shipped(
     folder:Path|str=WEIGHTS, # that save_shipped wrote
 ) -> PairNet:                # in eval mode
@@ -796,14 +804,23 @@ def load_shipped(
     folder = Path(folder)
     file = shipped_file(folder)
     if not file.is_file():
-        raise FileNotFoundError(f'{file}: missing; install medfusion_nb again, or name weights of your own')
+        raise FileNotFoundError(f'{file}: missing; {_again(folder)}, or name other weights')
     info = _read_config(folder/'config.json')
     if _sha256(file) != info.get('sha256'):
-        raise ValueError(f'{file}: SHA-256 differs from config.json, the file is damaged; install again')
+        raise ValueError(f'{file}: SHA-256 differs from config.json, the file is damaged; {_again(folder)}')
     return _from_safetensors(file, info.get('network', {}))
 
 # %% ../nbs/01_model.ipynb #cell-065
 _HUB = re.compile(r'hub:(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?')
+
+@contextmanager
+def _unlogged(*names:str) -> Iterator[None]:
+    "Loggers say nothing meanwhile; what they warn of is in the error, if there is one."
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels: logger.setLevel(logging.CRITICAL)
+    try: yield
+    finally:
+        for logger, level in levels.items(): logger.setLevel(level)
 
 def fetch_hub(
     name:str,         # hub:OWNER/NAME or hub:OWNER/NAME@REVISION; a revision is a branch, a tag or a commit
@@ -814,8 +831,10 @@ def fetch_hub(
     if not match:
         raise ValueError(f'{name:.200}: a name on the hub is hub:OWNER/NAME or hub:OWNER/NAME@REVISION')
     repo, revision = match.groups()
-    for file in ('config.json', 'model.safetensors'): # both of one commit
-        try: path = Path(hf_hub_download(repo, file, **{'revision': revision, **kwargs}))
+    for file in ('config.json', _HUB_FILE): # both of one commit
+        try:
+            with _unlogged('huggingface_hub', 'urllib3'):
+                path = Path(hf_hub_download(repo, file, **{'revision': revision, **kwargs}))
         except Exception as e:
             why = ' '.join(str(e).split())[:200]
             raise ValueError(f'{name}: {file} could not be fetched ({type(e).__name__}: {why})') from e
@@ -827,7 +846,7 @@ def fetch_hub(
 def _load_folder(folder:Path) -> PairNet: # in eval mode
     "The network of a folder that save_shipped or save_pretrained wrote."
     if shipped_file(folder).is_file(): return load_shipped(folder)
-    file = folder/'model.safetensors'
+    file = folder/_HUB_FILE
     if not file.is_file():
         found = sorted(p.name for p in folder.iterdir() if p.suffix in CHECKPOINTS)
         instead = f'name a file in it: {", ".join(found[:3])}' if found else 'write one with save_pretrained'
@@ -847,6 +866,7 @@ def load_network(
 ) -> PairNet:                # in eval mode; its `source` names the weights, of the hub with their commit
     "The network with trained weights; raises `FileNotFoundError` or `ValueError` naming what does not fit."
     name = str(weights)
+    if not name: raise ValueError('weights: the name is empty; name a file or folder, or leave it out')
     if name in ('full', 'compact'):
         model = load_shipped(WEIGHTS/dict(full=FusionNet, compact=CompactNet)[name].shipped)
     else:
@@ -882,6 +902,25 @@ def _save_pretrained(self:PairNet,
     hub._save_pretrained(save_directory)
     content = dict(format=FORMAT, **self.config, sha256=_sha256(save_directory/'model.safetensors'))
     (save_directory/'config.json').write_text(json.dumps(content, indent=1) + '\n')
+
+@patch_to(PairNet)
+def save_pretrained(self:PairNet,
+    save_directory:Path|str, # folder; other weights in it are removed
+    repo_id:str|None=None,   # with push_to_hub; None: the name of the folder
+    push_to_hub:bool=False,  # send it to the hub as well?
+    **kwargs:Any,            # passed on to push_to_hub of the hub's class
+) -> str|None:               # address of the commit on the hub
+    "Write model.safetensors, config.json and, where it is missing, README.md, whole or not at all."
+    folder, hub = Path(save_directory), cast(Any, super(PairNet, self))
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f'{folder} is a file: name a folder to write weights into')
+    names = _HUB_FILE, 'config.json', *(() if (folder/'README.md').exists() else ('README.md',))
+    files = [folder/n for n in names]
+    with staged(files, gone=[folder/n for n in _SHIPPED]) as parts:
+        place = parts[files[0]].parent
+        hub.save_pretrained(place, model_card_kwargs=kwargs.get('model_card_kwargs'))
+        for part in parts.values(): (place/part.name).rename(part)
+    return self.push_to_hub(repo_id or folder.name, **kwargs) if push_to_hub else None
 
 # %% ../nbs/01_model.ipynb #cell-071
 def attention_maps(
@@ -967,11 +1006,14 @@ def fuse_batch(
     device = next(model.parameters()).device
     a, b = _batch(ct, 'CT', device), _batch(mri, 'MRI', device)
     try:
-        with torch.inference_mode(): return model(a, b)[:, 0].float().cpu().numpy()
+        with torch.inference_mode(): fused = model(a, b)[:, 0].float().cpu().numpy()
     except (RuntimeError, MemoryError) as e:
         if 'memory' not in str(e).lower(): raise
         raise ValueError(f"not enough memory for {len(a)} x {a.shape[2]} x {a.shape[3]} pixels on {device}: "
                          "use a smaller --batch-size, --bf16, or --device cpu") from e
+    if np.isfinite(fused).all(): return fused
+    raise ValueError(f"weights {model.source or 'of this network'} make no sense: the fused image has "
+                     "values that are not finite (NaN or inf); name other weights")
 
 # %% ../nbs/01_model.ipynb #7be21af8
 def pick_device(

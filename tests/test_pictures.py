@@ -5,6 +5,7 @@ import random
 import struct
 import warnings
 import zlib
+from unicodedata import normalize
 
 import cv2
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 from conftest import one_line
 from PIL import Image, ImageOps
 
-from medfusion_nb.data import (MAX_PIXELS, FusionDataset, color_share, decode_image, find_pairs, find_ranges,
-                               read_hu, read_image)
+from medfusion_nb.data import (MAX_PIXELS, FusionDataset, color_share, decode_image, find_pairs, find_range,
+                               find_ranges, llvip_pairs, read_hu, read_image)
 from medfusion_nb.datasets import verify, worst_figure
 from medfusion_nb.fuse import fuse, fuse_files
 from medfusion_nb.phantom import phantom_pair
@@ -82,6 +83,27 @@ def test_orientation_is_the_same_in_every_format(tmp_path, n):
     save(COLOR, tmp_path/'color.png', exif=exif(n))
     eight = decode_image(tmp_path/'color.png', True)
     for name in ('deep.tif', 'late.png'): np.testing.assert_array_equal(decode_image(tmp_path/name, True), eight*257.)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+PROFILE = b'Raw profile type exif\0\0'
+
+
+def test_orientation_that_is_not_in_exif(tmp_path):
+    "ImageMagick keeps EXIF data in a text, and some programs write XMP only."
+    raw = exif(3).tobytes()
+    text = zlib.compress(f'\nexif\n{len(raw):8d}\n{raw.hex()}\n'.encode())
+    data = save(GREY, tmp_path/'a.png').read_bytes()
+    deep = cv2.imencode('.png', COLOR[..., ::-1].astype(np.uint16)*257)[1].tobytes()
+    for note in (chunk(b'zTXt', PROFILE + text), chunk(b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0' + XMP)):
+        for whole, right in ((data, GREY), (deep, COLOR*257.)):
+            for at in (33, len(whole) - 12): # before and after the pixels
+                (tmp_path/'a.png').write_bytes(whole[:at] + note + whole[at:])
+                np.testing.assert_array_equal(decode_image(tmp_path/'a.png', None), right[::-1, ::-1])
+    save(GREY, tmp_path/'a.jpg', xmp=XMP, quality=100)
+    assert np.abs(decode_image(tmp_path/'a.jpg').astype(int) - GREY[::-1, ::-1]).max() < 5
+    (tmp_path/'a.png').write_bytes(data[:33] + chunk(b'zTXt', PROFILE + zlib.compress(b'x\ny\nz\nw')) + data[33:])
+    np.testing.assert_array_equal(decode_image(tmp_path/'a.png'), GREY) # damaged
 
 
 KINDS = {f'{b} bits': lambda a, b=b: np.round(a*(2**b - 1)).astype(np.uint16) for b in (8, 10, 12, 14)} | {
@@ -161,6 +183,60 @@ def test_a_nearly_black_file_is_said(tmp_path):
     with pytest.warns(UserWarning, match='nearly black'): read_image(tmp_path/'a.png')
 
 
+def odd_whites():
+    "Numbers of which the largest says little: array, words of the warning."
+    twelve, mark = GREY.astype(np.uint16)*16, (slice(2, 4), slice(2, 9))
+    for a, kind in ((twelve, np.uint16), (GREY//16, np.uint8), (twelve, np.int32)):
+        a = a.astype(kind)
+        a[mark] = 255 if kind == np.uint8 else 65535
+        yield a, 'nearly black, 99.5% .*--range'
+    yield twelve + np.uint16(32768), 'nearly flat grey.*--range'
+
+
+@pytest.mark.parametrize('a,why', [*odd_whites()], ids=['marker', '8 bits', '32 bits', 'offset'])
+def test_the_largest_number_may_mislead(tmp_path, a, why):
+    (tmp_path/'a.tif').write_bytes(tiff(a))
+    with pytest.warns(UserWarning, match=f'a.tif: {why}'): read_image(tmp_path/'a.tif')
+    (tmp_path/'b.tif').write_bytes(tiff(a//2*2))
+    said = []
+    find_range(sorted(tmp_path.iterdir()), say=said.append)
+    assert len(said) == 1 and said[0].startswith(f'{tmp_path} (2 images): nearly')
+    usual = GREY if a.dtype == np.uint8 else (GREY.astype(np.uint16)*257).astype(a.dtype)
+    (tmp_path/'c.tif').write_bytes(tiff(usual))
+    said.clear()
+    find_range(sorted(tmp_path.iterdir()), say=said.append) # one image shows what is white
+    assert not any('nearly' in text for text in said)
+
+
+def test_few_numbers_above_the_range_are_clipped(tmp_path):
+    a = GREY.astype(np.uint16)*16
+    a[2:4, 2:9] = 65535 # 14 of 4096
+    (tmp_path/'a.tif').write_bytes(tiff(a))
+    with pytest.warns(UserWarning, match='a.tif holds numbers above 4080.*0.3% .*become white'):
+        got = decode_image(tmp_path/'a.tif', range=4080)
+    np.testing.assert_array_equal(got[2:4, 2:9], 65535)
+    assert np.abs(got[8:]/257 - GREY[8:]).max() < .01
+    a[2:6, 2:20] = 65535 # 1.8 %
+    (tmp_path/'a.tif').write_bytes(tiff(a))
+    with pytest.raises(ValueError, match='a.tif holds numbers above 4080'): read_image(tmp_path/'a.tif', range=4080)
+
+
+def test_negative_numbers(tmp_path, recwarn):
+    (tmp_path/'a.tif').write_bytes(tiff(HEAD.mri.astype(np.float32) - np.float32(5e-4)))
+    assert np.abs(read_image(tmp_path/'a.tif') - HEAD.mri).max() < 6e-4
+    for a, says, other in ((HEAD.ct_hu, 'medfusion_nb.data, or fuse the volume', 'shift'),
+                           ((HEAD.mri - .3)*5, 'shift them', 'Hounsfield')):
+        for kind in (np.float32, np.int16):
+            (tmp_path/'a.tif').write_bytes(tiff(a.astype(kind)))
+            with pytest.raises(ValueError, match=says) as e: read_image(tmp_path/'a.tif')
+            assert other not in str(e.value)
+    assert not recwarn.list # no note on what is refused
+    a = np.round(HEAD.mri*4294967295).astype(np.uint32)
+    (tmp_path/'a.tif').write_bytes(tiff(a))
+    assert np.abs(read_image(tmp_path/'a.tif') - HEAD.mri).max() < 1e-4
+    with pytest.raises(ValueError, match='uint32 values, which are not Hounsfield'): read_hu(tmp_path/'a.tif')
+
+
 def test_the_command_says_it_and_takes_a_range(here, tmp_path):
     save(GREY, tmp_path/'ct.png')
     save(GREY.astype(np.uint16)*16, tmp_path/'mri.png')
@@ -179,6 +255,9 @@ def test_alpha(tmp_path):
         for ext in ('png', 'tif'):
             save(a.astype(np.uint8), tmp_path/f'a.{ext}')
             with pytest.raises(ValueError, match='transparent'): read_image(tmp_path/f'a.{ext}')
+    clear = np.dstack([GREY, 0*GREY + 255])
+    clear[2, 3] = 100, 0
+    with pytest.raises(ValueError, match='a.png: under 0.1% of its'): read_image(save(clear, tmp_path/'a.png'))
     np.testing.assert_array_equal(decode_image(save(np.dstack([COLOR, 0*GREY + 255]), tmp_path/'a.png'), True), COLOR)
 
 
@@ -192,6 +271,69 @@ def test_color_that_is_dropped(tmp_path, recwarn):
     assert color_share(decode_image(tmp_path/'grey.jpg', None)) == 0
     fuse(tmp_path/'grey.jpg', mri, engine=Brighter())
     assert not recwarn.list
+
+
+def test_little_color_counts_where_there_is_no_noise(tmp_path, recwarn):
+    marked = np.dstack([GREY]*3)
+    marked[20:23, 20:25] = 255, 0, 0 # 15 pixels
+    pale = (np.dstack([GREY]*3)*[1, .9, .85]).astype(np.uint8)
+    mri = save(GREY, tmp_path/'mri.png')
+    for a in (marked, pale):
+        for ext in ('png', 'bmp', 'tif'):
+            save(a, tmp_path/f'ct.{ext}')
+            with pytest.warns(UserWarning, match=f'ct.{ext} is in colour'):
+                fuse(tmp_path/f'ct.{ext}', mri, engine=Brighter())
+    recwarn.clear()
+    save(np.dstack([GREY]*3), tmp_path/'grey.jpg', quality=30)
+    (tmp_path/'grey.jpg').rename(tmp_path/'named.png') # what it is decides, not its name
+    marked[20, 20:27] = marked[21:23, 20:25] = 0 # no pixel of colour is left
+    marked[0, :7, 0] ^= 255 # seven
+    for a in (tmp_path/'named.png', save(marked, tmp_path/'ct.png')): fuse(a, mri, engine=Brighter())
+    assert not recwarn.list
+
+
+def test_color_in_a_set(tmp_path, recwarn):
+    "Verify, training and evaluation say it, but not of visible images."
+    for kind in ('CT', 'MRI', 'visible/train', 'infrared/train'):
+        (tmp_path/kind).mkdir(parents=True)
+        color = [GREY, COLOR, COLOR] if kind in ('MRI', 'visible/train') else [GREY]*3
+        for i, a in enumerate(color): save(a, tmp_path/kind/f'100{i}.png')
+    found = verify(tmp_path, 'CT', 'MRI')['problems']
+    assert [p for p in found if 'colour' in p] == [
+        f'{tmp_path}/MRI/1001.png and 1 more are in colour (99.8% of its pixels), which is read as grey']
+    assert 'colour' not in str(verify(tmp_path, 'visible', 'infrared')['problems'])
+    with pytest.warns(UserWarning, match='MRI holds images in colour') as said: FusionDataset(find_pairs(tmp_path))
+    assert len(said) == 1
+    recwarn.clear()
+    pairs = llvip_pairs(tmp_path)
+    FusionDataset(pairs, color=True)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match='visible holds images in colour'): FusionDataset(pairs)
+
+
+def test_names_in_two_unicode_forms(tmp_path):
+    one, other = (normalize(form, 'Schädel') for form in ('NFC', 'NFD'))
+    for kind, name in (('CT', one), ('MRI', other)):
+        (tmp_path/kind).mkdir()
+        save(GREY, tmp_path/kind/f'{name}.png')
+    assert find_pairs(tmp_path) == [(one, tmp_path/'CT'/f'{one}.png', tmp_path/'MRI'/f'{other}.png')]
+    assert not any('twin' in p for p in verify(tmp_path)['problems'])
+    save(GREY, tmp_path/'MRI'/f'{one}.png')
+    with pytest.raises(ValueError, match='the same name'): find_pairs(tmp_path)
+
+
+def test_places_and_names_that_cannot_be_meant(here, tmp_path):
+    for kind in ('CT', 'MRI'):
+        (tmp_path/kind).mkdir()
+        save(GREY if kind == 'CT' else GREY[::-1], tmp_path/kind/'a.tif')
+    (tmp_path/'link').symlink_to('MRI')
+    for out in ('CT', 'MRI', 'CT/../MRI/', 'link'):
+        code, _, err = here('medfusion_fuse', 'CT', 'MRI', '-o', out)
+        assert code == 2 and 'is one of the two folders' in one_line(err), err
+    for option in ('--out', '--weights'):
+        code, _, err = here('medfusion_fuse', 'CT/a.tif', 'MRI/a.tif', option, '')
+        assert code == 2 and f'{option} is empty' in one_line(err), err
+    assert sorted(p.name for p in tmp_path.rglob('*.*')) == ['a.tif', 'a.tif']
 
 
 def png(width, height, *extra):

@@ -3,10 +3,12 @@ import json
 import logging
 import pickle
 import resource
+import signal
 import struct
 import sys
 import threading
 import time
+import types
 import zipfile
 
 import huggingface_hub
@@ -87,8 +89,16 @@ def test_hub_names(hub, name):
     assert not hub[0]
 
 
-def test_hub_that_does_not_answer(hub, tmp_path, monkeypatch, capsys):
+def test_hub_that_does_not_answer(hub, tmp_path, monkeypatch, capsys, caplog):
     refused('hub:nobody/net', 'hub:nobody/net: config.json could not be fetched', '404 not found')
+    said = logging.getLogger('huggingface_hub.utils._http')
+    def retried(*args, **kwargs):
+        said.warning('Retrying')
+        raise OSError('no network')
+    monkeypatch.setattr(m, 'hf_hub_download', retried)
+    refused('hub:nobody/net', 'no network')
+    said.warning('as before')
+    assert caplog.messages == ['as before']
     monkeypatch.setattr(m, 'hf_hub_download', huggingface_hub.hf_hub_download)
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
     options = ['--weights', 'hub:nobody/net', '--out', str(tmp_path/'a.png')]
@@ -111,6 +121,63 @@ def test_saved_and_loaded_again(net, tmp_path):
         assert (type(again), again.config) == (type(net), net.config) and not again.training
         assert all(p.requires_grad for p in again.parameters())
         same(type(net).from_pretrained(tmp_path/place), net)
+
+
+def test_a_folder_of_weights_is_whole(tmp_path):
+    "A full disk leaves the older folder as it was, and no new one."
+    older, net = compact(), compact()
+    older.save_pretrained(tmp_path/'a')
+    before = {p.name: p.read_bytes() for p in (tmp_path/'a').iterdir()}
+    assert set(before) == {'model.safetensors', 'config.json', 'README.md'}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        for name in ('a', 'new'):
+            with pytest.raises(OSError, match='no space left .*model.safetensors'): net.save_pretrained(tmp_path/name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {p.name: p.read_bytes() for p in (tmp_path/'a').iterdir()} == before and not (tmp_path/'new').exists()
+    (tmp_path/'file').touch()
+    with pytest.raises(NotADirectoryError, match='file is a file: name a folder'): net.save_pretrained(tmp_path/'file')
+
+
+def test_the_last_writer_counts(tmp_path):
+    one, two = compact(), compact()
+    for first, then in ((one.save_pretrained, lambda p: m.save_shipped(two, p, int8=False)),
+                        (lambda p: m.save_shipped(one, p), two.save_pretrained),
+                        (lambda p: m.save_shipped(one, p), lambda p: m.save_shipped(two, p, int8=False))):
+        first(tmp_path)
+        then(tmp_path)
+        same(load_network(tmp_path), two)
+        assert len([*tmp_path.glob('*.safetensors')]) == 1
+    file, = tmp_path.glob('*.safetensors')
+    file.write_bytes(file.read_bytes()[:-1] + b'x')
+    assert 'install' not in refused(tmp_path, 'damaged; copy it again')
+
+
+def test_pushed_to_the_hub(tmp_path, monkeypatch):
+    sent = []
+    class Api:
+        def __init__(self, token=None): pass
+        def create_repo(self, repo_id, **kwargs): return types.SimpleNamespace(repo_id=f'someone/{repo_id}')
+        def upload_folder(self, folder_path, **kwargs):
+            sent.append((kwargs['repo_id'], kwargs['commit_message'], {p.name for p in folder_path.iterdir()}))
+            return 'address'
+    monkeypatch.setattr(huggingface_hub.hub_mixin, 'HfApi', Api)
+    assert compact().save_pretrained(tmp_path/'net', push_to_hub=True, commit_message='first') == 'address'
+    assert sent == [('someone/net', 'first', {'model.safetensors', 'config.json', 'README.md'})]
+
+
+def test_weights_without_sense(tmp_path):
+    net = compact()
+    with torch.no_grad():
+        for p in net.parameters(): p.fill_(1e38)
+    save_checkpoint(net, tmp_path/'a.pth')
+    with pytest.raises(ValueError, match='weights .*a.pth make no sense.*not finite'):
+        load_engine(tmp_path/'a.pth', 'cpu')(*torch.rand(2, 1, 32, 32).numpy())
+    refused('', 'the name is empty')
 
 
 def test_folder_of_an_older_hub_library(tmp_path):
