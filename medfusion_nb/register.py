@@ -770,7 +770,8 @@ def _linear(part:_Part, path:Path) -> sitk.Transform:
     part = _common(part)
     name = part.name.split('_')[0]
     if name not in _LINEAR or not part.name.endswith('_3_3'):
-        raise ValueError(f"{path} holds a {ascii(part.name)[1:-1][:60]}: a rigid transform of 3 dimensions is needed")
+        raise ValueError(f"{path} holds a {ascii(part.name)[1:-1][:60]}: a rigid transform of 3 dimensions "
+                         "is needed")
     t = type(_LINEAR[name])(_LINEAR[name]) # a copy
     n, fixed = len(t.GetParameters()), min(len(t.GetFixedParameters()), 3) # Euler's fourth may be missing
     if len(part.numbers) != n or len(part.fixed) < fixed:

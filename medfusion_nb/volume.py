@@ -1220,7 +1220,8 @@ def phantom_study(
 
 # %% ../nbs/00b_volume.ipynb #cell-048
 _FORMATS = {'NIfTI': ('.nii', '.nii.gz', '.hdr', '.img', '.hdr.gz', '.img.gz'), 'NRRD': ('.nrrd', '.nhdr'),
-            'MetaImage': ('.mha', '.mhd'), 'FreeSurfer': ('.mgz', '.mgh', '.mgh.gz')} # volume files read beside DICOM
+            'MetaImage': ('.mha', '.mhd'),
+            'FreeSurfer': ('.mgz', '.mgh', '.mgh.gz')} # volume files read beside DICOM
 VOLUMES = tuple(ending for endings in _FORMATS.values() for ending in endings)
 
 class _Claim(NamedTuple):
@@ -1236,7 +1237,7 @@ class _Claim(NamedTuple):
     tags:bool=False           # may more than padding follow the voxels?
 
 _LENGTHS = {1000.: 'm meter meters', 10.: 'cm centimeter centimeters', 1.: 'mm millimeter millimeters',
-            .001: 'um µm \u03bcm micron microns micrometer micrometers'} # the Greek letter looks like the sign
+            .001: 'um µm \u03bcm micron microns micrometer micrometers'} # the Greek letter, too
 _MM = {name: mm for mm, names in _LENGTHS.items() for name in names.split()} # units of length, in mm
 
 def _in_mm(
@@ -1483,9 +1484,11 @@ def _nrrd(path:Path, start:bytes, packed:bool) -> _Claim:
     n, = _counts(_value(fields, 'dimension'), 1, 'dimension')
     if not 1 <= n <= 7: raise ValueError(f"{n} dimensions cannot be: copy it again")
     shape = tuple(_counts(_value(fields, 'sizes'), n, 'sizes'))
+    if n < 3: _which(shape, None) # raises
     kinds = fields.get('kinds', '').lower().split()
     if {*kinds[:3]} - _IN_SPACE or {*kinds[3:]} - _IN_SPACE - {'time', 'list'}:
-        raise ValueError(f"it holds several values a voxel (axes {ascii(' '.join(kinds))[1:-1][:60]}): {_AGAIN}")
+        said = ascii(' '.join(kinds))[1:-1][:60]
+        raise ValueError(f"it holds several values a voxel (axes {said}): {_AGAIN}")
     kind, encoding = _value(fields, 'type').lower(), _value(fields, 'encoding').lower()
     if kind not in _NRRD_TYPES: raise ValueError(f"its type {kind[:20]!r} is not known: {_AGAIN}")
     if encoding not in ('raw', 'gzip', 'gz'):
@@ -1527,8 +1530,8 @@ def _metaimage(path:Path, start:bytes, packed:bool) -> _Claim:
     matrix = next((fields[k] for k in ('transformmatrix', 'rotation', 'orientation') if k in fields), '')
     offset = next((fields[k] for k in ('offset', 'position', 'origin') if k in fields), '')
     axes = np.eye(n) if not matrix else np.reshape(_listed(matrix, n*n, 'TransformMatrix'), (n, n)).T
-    affine = np.eye(4)
-    if n > 2: affine[:3] = np.column_stack([(axes*spacing)[:3, :3], _listed(offset or '0 '*n, n, 'Offset')[:3]])
+    affine, place = np.eye(4), _listed(offset or '0 '*n, n, 'Offset')
+    if n > 2: affine[:3] = np.column_stack([(axes*spacing)[:3, :3], place[:3]])
     affine, notes = _in_mm(affine, (fields.get('distanceunits') or 'mm').replace('?', 'mm'))
     if not matrix: notes += 'it has no TransformMatrix: its axes are taken for left, back, head',
     if not offset: notes += 'it has no Offset: its origin is taken for 0 0 0',
@@ -1536,7 +1539,7 @@ def _metaimage(path:Path, start:bytes, packed:bool) -> _Claim:
     if skip < -1: raise ValueError(f"HeaderSize {skip} cannot be: copy it again")
     name = _value(fields, 'elementdatafile')
     orders = {yes(k) for k in ('binarydatabyteordermsb', 'elementbyteordermsb') if k in fields}
-    if len(orders) > 1: raise ValueError(f"it says twice how its bytes are ordered, and not the same: {_AGAIN}")
+    if len(orders) > 1: raise ValueError(f"its two lines on the order of its bytes disagree: {_AGAIN}")
     local = name.upper() == 'LOCAL'
     if local and skip > 0: raise ValueError(f"HeaderSize {skip} cannot be beside its own header: {_AGAIN}")
     file, at = (path, end.end()) if local else (_data_file(path, name), 0)
@@ -1663,8 +1666,8 @@ def _decoded(stored:bytes|bytearray, claim:_Claim, exact:bool) -> np.ndarray: # 
         with np.errstate(all='ignore'):
             scaled = nibabel.volumeutils.apply_read_scaling(a, *claim.scale)
             if np.any(np.isfinite(a) & ~np.isfinite(scaled.astype(np.float32))):
-                raise ValueError(f"its scale {claim.scale[0]:g} and {claim.scale[1]:g} leads to values that no "
-                                 "file holds: correct scl_slope and scl_inter")
+                raise ValueError(f"its scale {claim.scale[0]:g} and {claim.scale[1]:g} leads beyond all "
+                                 "numbers: correct scl_slope and scl_inter")
         a = scaled
     if exact and a.dtype.kind in 'iu': return a.astype(a.dtype.newbyteorder('='))
     with np.errstate(over='ignore'): return a.astype(np.float64 if exact else np.float32)
@@ -1722,6 +1725,8 @@ def _has_air(a:np.ndarray) -> bool:
 
 def _is_hu(a:np.ndarray) -> bool: # from _sample
     "Do the values show what Hounsfield units mean? See the three ways above."
+    around = a[(a >= -1100) & (a <= -900)]
+    if _has_air(a) and np.ptp(around) == 0: return _is_hu(np.where(a == around[0], 0, a)) # air varies
     low, most = float(a.min()), float(a.max())
     def inner(x): return x[(x > low) & (x < most) & (x != 0)] # neither clipped nor background
     def peak(x, low, high, width): # most frequent value, and the part of the values as near as the width
@@ -1733,9 +1738,7 @@ def _is_hu(a:np.ndarray) -> bool: # from _sample
     top, bone = (a == most).mean(), (a > 300).mean()
     if most >= 900 and top > max(.01, .65*bone): return False # a stretched window: its bone is all alike
     common, _ = peak(body, -700, 3100, 10)
-    around = a[(a >= -1100) & (a <= -900)]
-    if _has_air(a) and not -130 <= common <= 150: return False
-    if _has_air(a) and np.ptp(around) > 0: return True # air varies, a background does not
+    if _has_air(a): return bool(-130 <= common <= 150)
     deep = _share(a[a > low], -2000, -300)
     if deep > .05: # lung
         return bool(-1100 <= low <= -700 and abs(common) <= 150 and _share(a, low, low + 60) < deep/2)
