@@ -1901,7 +1901,7 @@ def read_volume(
     if not hu: return scan
     said = [str(h.get('Modality')) for h in scan.headers[:1]]
     if scan.modality == 'CT': check_hu(scan.image, path, said == ['CT'])
-    if scan.modality == 'CT' and not said and _sample(scan.image).min() > -300:
+    if scan.modality == 'CT' and said != ['CT'] and _sample(scan.image).min() > -300:
         scan.notes.append('no air near -1000: taken for Hounsfield units by its soft tissue')
     if scan.modality == 'MR' and not said and has_air(scan.image):
         raise ValueError(f"{path} is a CT and no MRI: its values are Hounsfield units. Name the CT first; of "
