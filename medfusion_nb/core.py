@@ -417,6 +417,10 @@ def printable(
 
 _LINES = '\n\t\r' # what stays where texts of several lines are written
 
+def _one_line(message:Any) -> str:
+    "A message without line breaks but those of a list of series, as in `list_series`."
+    return re.sub(r'\n(?!  (\d+: |and \d+ more))', r'\\n', printable(message, '\n'))
+
 def as_text(
     name:Any, # of a file, of a method
 ) -> str:
@@ -548,7 +552,7 @@ def one_line_errors(
     "Bad input becomes one line and exit code 2, Ctrl-C exit code 130, a `UserWarning` one line."
     plain = warnings.formatwarning
     def brief(message, category, *args):
-        if category is UserWarning: return f'{command}: warning: {printable(message, _LINES)}\n'
+        if category is UserWarning: return f'{command}: warning: {_one_line(message)}\n'
         return plain(message, category, *args)
     warnings.formatwarning = brief
     try:
@@ -560,7 +564,7 @@ def one_line_errors(
         print(f'\n{command}: interrupted', file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, OSError, FloatingPointError) as e:
-        print(f'{command}: {printable(e, _LINES)}', file=sys.stderr)
+        print(f'{command}: {_one_line(e)}', file=sys.stderr)
         raise SystemExit(2) from None
     finally: warnings.formatwarning = plain
 

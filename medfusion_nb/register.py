@@ -678,12 +678,12 @@ def _of_text(text:str) -> list[_Part]:
     "The transforms of a text file of ITK."
     found:list[dict[str, Any]] = []
     for line in text.splitlines():
-        tag, _, value = line.partition(':')
+        tag, _, value = line.strip().partition(':')
+        if found and tag in found[-1]: raise ValueError('one of its lines occurs twice')
         if tag == 'Transform': found.append(dict(name=value.strip()))
         elif tag.endswith('Parameters'): found[-1][tag] = [float(x) for x in value.split()]
     if found[0]['name'].startswith('Composite'): found = found[1:] # a header that has no numbers
     elif len(found) > 1: return [_Part(f'list of {len(found)} transforms, no chain', [], [])]
-    if not found: raise ValueError('an empty chain')
     return [_Part(f['name'], f['Parameters'], f['FixedParameters']) for f in found]
 
 _MAT = {0: '<f8', 10: '<f4'} # kinds of numbers
@@ -705,7 +705,14 @@ def _of_mat(path:Path) -> list[_Part]:
 _HDF5_READER = '''
 import sys
 sys.path = [p for p in sys.path if p] # not from the working folder
-import json, SimpleITK as sitk
+import json, signal
+try: # where the system can: a damaged file may keep the library busy, or ask for all memory
+    import resource
+    signal.alarm(20)
+    resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
+    resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
+except (ImportError, AttributeError, OSError, ValueError): pass
+import SimpleITK as sitk
 t = sitk.CompositeTransform(sitk.ReadTransform(sys.argv[1]))
 steps = [t.GetNthTransform(i) for i in range(t.GetNumberOfTransforms())]
 def numbers(s): return [s.GetParameters(), s.GetFixedParameters()] if s.IsLinear() else [[], []]
@@ -715,7 +722,7 @@ print(json.dumps([[s.GetName(), s.GetDimension(), *numbers(s)] for s in steps]))
 def _of_hdf5(path:Path) -> list[_Part]:
     "The transforms of an HDF5 file; of those that bend space only the names."
     command = [sys.executable, '-c', _HDF5_READER, os.path.abspath(path)]
-    try: said = subprocess.run(command, capture_output=True, timeout=60, check=True).stdout
+    try: said = subprocess.run(command, capture_output=True, timeout=20, check=True).stdout
     except subprocess.SubprocessError as e: raise ValueError('the HDF5 library cannot read it') from e
     named = {'Transform': 'IdentityTransform'}
     return [_Part(f'{named.get(name, name)}_double_{n}_{n}', *numbers) for name, n, *numbers in json.loads(said)]
@@ -725,11 +732,14 @@ def _parts(path:Path) -> list[_Part]: # in the order of ITK: the last one is app
     try:
         if path.stat().st_size > 2**26: raise ValueError('too large for a motion')
         with open(path, 'rb') as f: start = f.read(8)
-        if start == b'\x89HDF\r\n\x1a\n': return _of_hdf5(path)
-        if b'\0' in start: return _of_mat(path)
-        text = path.read_text('utf-8-sig')
-        if 'Transform:' in text: return _of_text(text)
-        return [_Part('FLIRT', np.reshape(text.split(), 16).astype(float).tolist(), [])]
+        if start == b'\x89HDF\r\n\x1a\n': found = _of_hdf5(path)
+        elif b'\0' in start: found = _of_mat(path)
+        else:
+            text = path.read_text('utf-8-sig', 'replace') # comments may be in any encoding
+            if 'Transform:' in text: found = _of_text(text)
+            else: found = [_Part('FLIRT', np.reshape(text.split(), 16).astype(float).tolist(), [])]
+        if not found: raise ValueError('an empty chain')
+        return found
     except (RuntimeError, ValueError, TypeError, LookupError, OverflowError, struct_error) as e:
         raise ValueError(f"cannot read {path}: it is damaged, or neither a transform of ITK or ANTs "
                          "nor a matrix of FSL FLIRT") from e
@@ -738,18 +748,37 @@ def _parts(path:Path) -> list[_Part]: # in the order of ITK: the last one is app
 _LINEAR:dict[str, Any] = {t.GetName(): t for t in (
     sitk.AffineTransform(3), sitk.TranslationTransform(3), sitk.Euler3DTransform(), sitk.VersorTransform(),
     sitk.VersorRigid3DTransform(), sitk.Similarity3DTransform(), sitk.ScaleVersor3DTransform())}
-_LINEAR |= {'MatrixOffsetTransformBase': sitk.AffineTransform(3), 'IdentityTransform': sitk.Transform()}
+_LINEAR |= dict.fromkeys(('MatrixOffsetTransformBase', 'Rigid3DTransform'), sitk.AffineTransform(3))
+_LINEAR |= {'IdentityTransform': sitk.Transform()}
+
+def _common(part:_Part) -> _Part:
+    "The rigid transforms of ITK that SimpleITK does not have, as one that it has."
+    name, x, fixed = part.name.split('_')[0], part.numbers, part.fixed
+    if name == 'CenteredEuler3DTransform' and len(x) == 9 and len(fixed) > 2: # angles, centre, translation
+        return _Part('Euler3DTransform_double_3_3', [*x[:3], *x[6:]], [*x[3:6], *fixed[3:4]])
+    if name == 'QuaternionRigidTransform' and len(x) == 7: # of any length: what scales is refused later
+        a, b, c, d = x[:4]
+        M = [a*a - b*b - c*c + d*d, 2*(a*b - c*d), 2*(a*c + b*d), 2*(a*b + c*d), b*b + d*d - a*a - c*c,
+             2*(b*c - a*d), 2*(a*c - b*d), 2*(b*c + a*d), c*c + d*d - a*a - b*b]
+        return _Part('AffineTransform_double_3_3', [*M, *x[4:]], fixed)
+    return part
 
 def _linear(part:_Part, path:Path) -> sitk.Transform:
     "A transform of its numbers; raises `ValueError` when they are too few or too many, or it bends space."
+    if not np.isfinite([*part.numbers, *part.fixed]).all():
+        raise ValueError(f"cannot read {path}: its numbers are not finite")
+    part = _common(part)
     name = part.name.split('_')[0]
     if name not in _LINEAR or not part.name.endswith('_3_3'):
-        raise ValueError(f"{path} holds a {ascii(part.name)[1:61]}: a rigid transform of 3 dimensions is needed")
+        raise ValueError(f"{path} holds a {ascii(part.name)[1:-1][:60]}: a rigid transform of 3 dimensions "
+                         "is needed")
     t = type(_LINEAR[name])(_LINEAR[name]) # a copy
     n, fixed = len(t.GetParameters()), min(len(t.GetFixedParameters()), 3) # Euler's fourth may be missing
     if len(part.numbers) != n or len(part.fixed) < fixed:
         raise ValueError(f"cannot read {path}: it is damaged, a {name} has {n} parameters and {fixed} fixed "
                          f"ones, not {len(part.numbers)} and {len(part.fixed)}")
+    if name == 'Euler3DTransform' and np.abs(part.numbers[:3]).max() > 100:
+        raise ValueError(f"{path} turns by {np.abs(part.numbers[:3]).max():.3g} radians: it is damaged")
     t.SetFixedParameters([*part.fixed, 0.])
     t.SetParameters(part.numbers)
     return t

@@ -1335,7 +1335,8 @@ def phantom_study(
 
 # %% ../nbs/00b_volume.ipynb #cell-048
 _FORMATS = {'NIfTI': ('.nii', '.nii.gz', '.hdr', '.img', '.hdr.gz', '.img.gz'), 'NRRD': ('.nrrd', '.nhdr'),
-            'MetaImage': ('.mha', '.mhd'), 'FreeSurfer': ('.mgz', '.mgh')} # volume files read beside DICOM
+            'MetaImage': ('.mha', '.mhd'),
+            'FreeSurfer': ('.mgz', '.mgh', '.mgh.gz')} # volume files read beside DICOM
 VOLUMES = tuple(ending for endings in _FORMATS.values() for ending in endings)
 
 class _Claim(NamedTuple):
@@ -1348,16 +1349,20 @@ class _Claim(NamedTuple):
     packed:str=''             # 'file': all of it is compressed; 'voxels': only they are
     scale:tuple[float, float]=(1., 0.) # slope and intercept
     notes:tuple[str, ...]=()  # what is to say
+    tags:bool=False           # may more than padding follow the voxels?
 
-_MM = {'m': 1000., 'cm': 10., 'mm': 1., 'um': .001, 'µm': .001, 'microns': .001} # units of length, in mm
+_LENGTHS = {1000.: 'm meter meters', 10.: 'cm centimeter centimeters', 1.: 'mm millimeter millimeters',
+            .001: 'um µm \u03bcm micron microns micrometer micrometers'} # the Greek letter, too
+_MM = {name: mm for mm, names in _LENGTHS.items() for name in names.split()} # units of length, in mm
 
 def _in_mm(
     affine:np.ndarray, # (4,4), in that unit
-    unit:str,          # a key of _MM
+    unit:str,          # a key of _MM, in any case
 ) -> tuple[np.ndarray, tuple[str, ...]]: # in mm; notes
     "An affine matrix in mm; raises `ValueError` for an unknown unit."
+    unit = unit.lower()
     if unit not in _MM: raise ValueError(f"its unit of length {unit[:20]!r} is not known: state it in mm")
-    if unit == 'mm': return affine, ()
+    if _MM[unit] == 1: return affine, ()
     return np.diag([_MM[unit]]*3 + [1.]) @ affine, (f'its header is in {unit}: converted to mm',)
 
 def _listed(
@@ -1426,12 +1431,14 @@ def _nifti_affine(header:Any) -> tuple[np.ndarray, tuple[str, ...]]: # (4,4) LPS
         raise ValueError("neither sform nor qform is set, so its orientation is unknown: set it, "
                          "or convert the original DICOM again")
     if header['pixdim'][0] == 0: header['pixdim'][0] = 1 # as the standard says
-    try: sform, qform, notes = header.get_sform(), header.get_qform() if codes[1] else np.eye(4), []
+    affine, notes = header.get_sform(), []
+    try: qform = header.get_qform() if codes[1] else affine
     except (ValueError, HeaderDataError) as e:
-        raise ValueError(f"its qform cannot be ({e}): set it, or convert the original DICOM again") from e
-    affine = sform if codes[0] else qform
-    if all(codes) and not np.allclose(sform, qform, atol=.1):
-        notes.append('sform and qform disagree, the sform was used')
+        if not codes[0]:
+            raise ValueError(f"its qform cannot be ({e}): set it, or convert the original DICOM again") from e
+        qform, notes = affine, ['its qform cannot be, the sform was used']
+    if not codes[0]: affine = qform
+    elif not np.allclose(affine, qform, atol=.1): notes = ['sform and qform disagree, the sform was used']
     unit = int(header['xyzt_units']) & 7
     if unit > 3: notes.append('its unit of length is none of NIfTI, taken for mm')
     affine, converted = _in_mm(_to_lps(affine), {1: 'm', 3: 'um'}.get(unit, 'mm'))
@@ -1443,21 +1450,24 @@ def _partner(path:Path, kind:str) -> Path: # kind: hdr or img
     stem = re.sub(r'\.(hdr|img)(\.gz)?$', '', path.name, flags=re.I)
     wanted = {f'{stem}.{k}{gz}' for k in (kind, kind.upper()) for gz in ('', '.gz')}
     found = [path.with_name(name) for name in sorted(wanted) if path.with_name(name).is_file()]
-    if stem == path.name or not found:
+    if stem == path.name:
+        raise ValueError(f"it is half of a pair (its magic is ni1): call it {path.stem}.hdr, and put its "
+                         f"{path.stem}.{kind} beside it")
+    if not found:
         raise ValueError(f"the other file of the pair, {stem}.{kind}, is missing: put it beside this one")
     return found[-1] if path.name.lower().endswith('.gz') else found[0]
 
 def _freesurfer(path:Path, start:bytes, packed:bool) -> _Claim:
     "The claim of a FreeSurfer file; raises `ValueError` saying what cannot be."
     header = MGHHeader(start[:MGHHeader.template_dtype.itemsize], check=False)
-    if int(header['goodRASFlag']) != 1:
+    if unpack_from('>h', start, 28)[0] != 1: # nibabel fills the header in where it is 0
         raise ValueError("it does not say its orientation: set it, or convert the original DICOM again")
     kinds = {0: '>u1', 1: '>i4', 3: '>f4', 4: '>i2'}
     if int(header['type']) not in kinds:
         raise ValueError(f"data type {header['type']} is not known: copy it again")
     dims = tuple(header['dims'].tolist())
     return _Claim(dims, np.dtype(kinds[int(header['type'])]), _to_lps(header.get_affine()), path,
-                  header.get_data_offset(), 'file'*packed)
+                  header.get_data_offset(), 'file'*packed, tags=True)
 
 # %% ../nbs/00b_volume.ipynb #57afc386
 _VECTORS = {*range(1004, 1011), 2003, 2004} # intent codes of NIfTI for several values a voxel
@@ -1482,7 +1492,7 @@ def _nifti(
         zipped = _first(file, 1)[1]
     if not 1 <= dims[0] <= 7: raise ValueError(f"{dims[0]} dimensions cannot be: copy it again")
     offset, least = float(header['vox_offset']), len(header.binaryblock) + 4 if magic == single else 0
-    if not (offset >= least and offset == round(offset)): # False for NaN
+    if not (least <= offset < 2**63 and offset == round(offset)): # False for NaN
         raise ValueError(f"the place of its voxels, byte {offset:g}, cannot be: copy it again")
     if int(header['intent_code']) in _VECTORS and prod(dims[4:dims[0] + 1]) > 1:
         raise ValueError("it holds several values a voxel (vectors or colour): take one of them out first")
@@ -1494,6 +1504,7 @@ def _nifti(
     try: dtype = header.get_data_dtype()
     except (KeyError, HeaderDataError) as e:
         raise ValueError(f"data type {header['datatype']} is not known: copy it again") from e
+    if not dtype.itemsize: raise ValueError(f"data type {header['datatype']} is not read: {_AGAIN}")
     if int(header['bitpix']) not in (0, 8*dtype.itemsize):
         raise ValueError(f"{header['bitpix']} bits a voxel and {dtype} contradict each other: copy it again")
     return _Claim(tuple(dims[1:dims[0] + 1]), dtype, affine, file, int(offset), 'file'*zipped, scale, notes)
@@ -1522,7 +1533,7 @@ def _value(fields:dict[str, str], *names:str) -> str:
 
 def _data_file(path:Path, name:str) -> Path:
     "The file that holds the voxels; raises `ValueError` for one outside the folder, or for several."
-    if name.split()[:1] == ['LIST'] or '%' in name:
+    if name.split()[:1] == ['LIST'] or re.search(r'%\d*d', name):
         raise ValueError(f"its voxels are in several files: {_AGAIN}")
     try:
         file = (path.parent/name).resolve()
@@ -1567,9 +1578,12 @@ def _nrrd_affine(fields:dict[str, str], n:int) -> tuple[np.ndarray, tuple[str, .
         raise ValueError(f"it holds several values a voxel (vectors or colour): {_AGAIN}")
     affine = np.eye(4)
     for i, v in enumerate(vectors[:3]): affine[:3, i] = _listed(v, 3 + four, 'space direction')[:3]
-    origin = _value(fields, 'spaceorigin').strip('()').replace(',', ' ')
+    if 'spaceorigin' not in fields: notes.append('it has no space origin: taken for 0 0 0')
+    origin = fields.get('spaceorigin', '0 '*(3 + four)).strip('()').replace(',', ' ')
     affine[:3, 3] = _listed(origin, 3 + four, 'space origin')[:3]
-    units = {u for u in re.findall('"([^"]*)"', fields.get('spaceunits', '"mm"'))[:3] if u} or {'mm'}
+    text = fields.get('spaceunits', '').lower()
+    said = re.findall('"([^"]*)"', text) if '"' in text else text.split()
+    units = {u for u in said[:3] if u} or {'mm'}
     if len(units) > 1: raise ValueError(f"its axes have different units, {sorted(units)}: state all in mm")
     affine, converted = _in_mm(np.diag([*_TO_LEFT_BACK[space], 1]) @ affine, units.pop())
     if four: notes.append('its space has no name: taken for left, back, head as ITK does')
@@ -1585,9 +1599,11 @@ def _nrrd(path:Path, start:bytes, packed:bool) -> _Claim:
     n, = _counts(_value(fields, 'dimension'), 1, 'dimension')
     if not 1 <= n <= 7: raise ValueError(f"{n} dimensions cannot be: copy it again")
     shape = tuple(_counts(_value(fields, 'sizes'), n, 'sizes'))
+    if n < 3: _which(shape, None) # raises
     kinds = fields.get('kinds', '').lower().split()
     if {*kinds[:3]} - _IN_SPACE or {*kinds[3:]} - _IN_SPACE - {'time', 'list'}:
-        raise ValueError(f"it holds several values a voxel (axes {ascii(' '.join(kinds))[1:61]}): {_AGAIN}")
+        said = ascii(' '.join(kinds))[1:-1][:60]
+        raise ValueError(f"it holds several values a voxel (axes {said}): {_AGAIN}")
     kind, encoding = _value(fields, 'type').lower(), _value(fields, 'encoding').lower()
     if kind not in _NRRD_TYPES: raise ValueError(f"its type {kind[:20]!r} is not known: {_AGAIN}")
     if encoding not in ('raw', 'gzip', 'gz'):
@@ -1627,19 +1643,23 @@ def _metaimage(path:Path, start:bytes, packed:bool) -> _Claim:
         raise ValueError(f"its values have a scale that programs read differently: {_AGAIN}")
     spacing = _listed(_value(fields, 'elementspacing', 'elementsize'), n, 'ElementSpacing')
     matrix = next((fields[k] for k in ('transformmatrix', 'rotation', 'orientation') if k in fields), '')
-    offset = next((fields[k] for k in ('offset', 'position', 'origin') if k in fields), '0 '*n)
+    offset = next((fields[k] for k in ('offset', 'position', 'origin') if k in fields), '')
     axes = np.eye(n) if not matrix else np.reshape(_listed(matrix, n*n, 'TransformMatrix'), (n, n)).T
-    affine = np.eye(4)
-    if n > 2: affine[:3] = np.column_stack([(axes*spacing)[:3, :3], _listed(offset, n, 'Offset')[:3]])
-    affine, notes = _in_mm(affine, fields.get('distanceunits', 'mm').replace('?', 'mm'))
+    affine, place = np.eye(4), _listed(offset or '0 '*n, n, 'Offset')
+    if n > 2: affine[:3] = np.column_stack([(axes*spacing)[:3, :3], place[:3]])
+    affine, notes = _in_mm(affine, (fields.get('distanceunits') or 'mm').replace('?', 'mm'))
     if not matrix: notes += 'it has no TransformMatrix: its axes are taken for left, back, head',
+    if not offset: notes += 'it has no Offset: its origin is taken for 0 0 0',
     skip = _counts(fields.get('headersize', '0'), 1, 'HeaderSize')[0]
     if skip < -1: raise ValueError(f"HeaderSize {skip} cannot be: copy it again")
     name = _value(fields, 'elementdatafile')
-    big = yes('binarydatabyteordermsb', 'elementbyteordermsb')
-    file, at = (path, end.end()) if name.upper() == 'LOCAL' else (_data_file(path, name), 0)
-    return _Claim(shape, _typed(_MET[kind], big), affine, file,
-                  skip if skip < 0 else max(at, skip), 'voxels'*yes('compresseddata'), notes=notes)
+    orders = {yes(k) for k in ('binarydatabyteordermsb', 'elementbyteordermsb') if k in fields}
+    if len(orders) > 1: raise ValueError(f"its two lines on the order of its bytes disagree: {_AGAIN}")
+    local = name.upper() == 'LOCAL'
+    if local and skip > 0: raise ValueError(f"HeaderSize {skip} cannot be beside its own header: {_AGAIN}")
+    file, at = (path, end.end()) if local else (_data_file(path, name), 0)
+    return _Claim(shape, _typed(_MET[kind], True in orders), affine, file, skip or at,
+                  'voxels'*yes('compresseddata'), notes=notes)
 
 # %% ../nbs/00b_volume.ipynb #e1694428
 _MOST, _DEFLATE = 2**30, 1032 # voxels of a volume; how much smaller compression makes a file at most
@@ -1679,9 +1699,10 @@ def _which(shape:tuple[int, ...], index:int|None) -> int: # 0 where there is one
         raise ValueError(f"it holds {many[0]} volumes: index {index} is not among 0 to {many[0] - 1}")
     while len(shape) > 3 and shape[-1] == 1: shape = shape[:-1]
     choose = f": choose one of its {many[0]} volumes (--index 0 to {many[0] - 1})" if len(many) == 1 else ''
+    if len(shape) < 3: choose = ': name the volume, or save it as PNG to fuse images'
     raise ValueError(f"it has {len(shape)} dimensions, {' x '.join(map(str, shape))}, expected 3{choose}")
 
-def _voxel_bytes(claim:_Claim, k:int) -> bytes|bytearray: # of volume k
+def _voxel_bytes(claim:_Claim, k:int) -> tuple[bytes|bytearray, tuple[str, ...]]: # of volume k; notes
     "The bytes of a volume; raises `ValueError` unless the file holds what its header claims."
     voxels, width = prod(claim.shape[:3]), claim.dtype.itemsize
     n, total, size = voxels*width, prod(claim.shape)*width, claim.file.stat().st_size
@@ -1695,44 +1716,60 @@ def _voxel_bytes(claim:_Claim, k:int) -> bytes|bytearray: # of volume k
     if start < 0 or most < total: raise short
     if voxels > _MOST:
         raise ValueError(f"{voxels} voxels are more than {_MOST}: crop it, or halve its resolution")
-    kept, spare, over = bytearray(), n//claim.shape[2], most - total
-    if claim.file.suffix.lower() in ('.mgz', '.mgh'): spare = max(spare, 2**16) # FreeSurfer appends tags
+    spare = 2**16 if claim.tags else 512 # FreeSurfer appends tags, others pad with zeros
+    kept, rest, over = bytearray(), b'', most - total
     if not claim.packed:
         with open(claim.file, 'rb') as f:
             f.seek(start + k*n)
             kept = bytearray(f.read(n))
+            f.seek(start + total)
+            rest = f.read(spare)
     else:
         first, end, at = start - here + k*n, start - here + total, 0
         for piece in _pieces(claim.file, here, True):
             if at + len(piece) > first and len(kept) < n: kept += piece[max(first - at, 0):first + n - at]
+            if at + len(piece) > end: rest += piece[max(end - at, 0):]
             at += len(piece)
-            if at >= end + spare: break
+            if at > end + spare: break
         over = at - end
     if over < 0 or len(kept) < n: raise short
-    if over >= spare:
+    if over > spare or any(rest) and not claim.tags:
         raise ValueError(f"it is damaged: its header claims {total} bytes of voxels, the file has more; copy "
                          "it again")
-    return kept
+    passed = f'{over} bytes after the voxels were passed over',
+    return kept, () if claim.tags or not over else passed
 
 # %% ../nbs/00b_volume.ipynb #cell-049
 _READERS:dict[str, Any] = {'NIfTI': _nifti, 'FreeSurfer': _freesurfer, 'NRRD': _nrrd, 'MetaImage': _metaimage}
 
 def _format(start:bytes) -> str: # a key of _FORMATS
     "The format of a file by how it begins; raises `ValueError` for any other."
+    if start.startswith(_GZIP): raise ValueError("it was compressed twice: unpack it once (gunzip)")
+    if start.startswith(b'version https://git-lfs'):
+        raise ValueError("it is a pointer of git-lfs and not the file: fetch that one (git lfs pull)")
+    if re.match(rb'\s*<(!doctype|html|head|\?xml)', start, re.I):
+        raise ValueError("it is a web page and not the file: download it again, and look at what came")
     if start.startswith(b'NRRD'): return 'NRRD'
     if start.startswith(b'\0\0\0\1'): return 'FreeSurfer'
     if {int.from_bytes(start[:4], order) for order in ('little', 'big')} & {348, 540}: return 'NIfTI'
     if re.match(rb'\s*[A-Za-z]+ *= *\S', start): return 'MetaImage'
     raise ValueError(f"it is truncated, damaged, or none of {', '.join(_FORMATS)}; copy it again")
 
+def _is_single(start:bytes) -> bool:
+    "Does a NIfTI file hold header and voxels?"
+    return start[344:347] == b'n+1' or start[4:7] == b'n+2'
+
 def _claim(path:Path) -> _Claim:
     "What the header of a volume file says; raises `ValueError` saying what cannot be."
     name, header = path.name.lower(), path
-    if name.endswith(('.img', '.img.gz')): header = _partner(path, 'hdr')
+    pair = name.endswith(('.hdr', '.hdr.gz', '.img', '.img.gz'))
+    single = pair and _is_single(_first(path, 348)[0])
+    if name.endswith(('.img', '.img.gz')) and not single: header = _partner(path, 'hdr')
     start, packed = _first(header, 2**20)
     kind = _format(start)
     claim, notes = _READERS[kind](header, start, packed), []
-    if not name.endswith(_FORMATS[kind]): notes = [f'it is {kind}, against its name']
+    if single: notes = ['it holds header and voxels, against its name']
+    elif not name.endswith(_FORMATS[kind]): notes = [f'it is {kind}, against its name']
     elif header == path and kind in ('NIfTI', 'FreeSurfer') and packed != name.endswith(('.gz', '.mgz')):
         notes = [f"it is {'' if packed else 'not '}compressed, against its name"]
     return claim._replace(notes=(*notes, *claim.notes))
@@ -1740,7 +1777,13 @@ def _claim(path:Path) -> _Claim:
 def _decoded(stored:bytes|bytearray, claim:_Claim, exact:bool) -> np.ndarray: # (z,y,x) float32, or exact
     "The voxels of a volume."
     a = np.frombuffer(stored, claim.dtype).reshape(claim.shape[2::-1])
-    if claim.scale != (1, 0): a = nibabel.volumeutils.apply_read_scaling(a, *claim.scale)
+    if claim.scale != (1, 0):
+        with np.errstate(all='ignore'):
+            scaled = nibabel.volumeutils.apply_read_scaling(a, *claim.scale)
+            if np.any(np.isfinite(a) & ~np.isfinite(scaled.astype(np.float32))):
+                raise ValueError(f"its scale {claim.scale[0]:g} and {claim.scale[1]:g} leads beyond all "
+                                 "numbers: correct scl_slope and scl_inter")
+        a = scaled
     if exact and a.dtype.kind in 'iu': return a.astype(a.dtype.newbyteorder('='))
     with np.errstate(over='ignore'): return a.astype(np.float64 if exact else np.float32)
 
@@ -1752,16 +1795,19 @@ def _file(path:Path, index:int|None=None, exact:bool=False) -> tuple[sitk.Image,
     try:
         with np.errstate(all='ignore'): claim = _claim(path) # what is not finite is refused below
         _check_kind(claim)
-        stored = _voxel_bytes(claim, _which(claim.shape, index))
+        stored, passed = _voxel_bytes(claim, _which(claim.shape, index))
         with np.errstate(all='ignore'): _check_place(claim)
-    except (EOFError, zlib.error) as e:
+        a = _decoded(stored, claim, exact)
+    except (EOFError, zlib.error, OverflowError) as e:
         raise ValueError(f"cannot read {path}: it is truncated or damaged; copy it again") from e
     except (ValueError, WrapStructError) as e: raise ValueError(f"cannot read {path}: {e}") from e
-    a, axes = _decoded(stored, claim, exact), claim.affine[:3, :3]
+    axes = claim.affine[:3, :3]
     spacing = np.linalg.norm(axes, axis=0)
-    return _image(a, spacing, claim.affine[:3, 3], axes/spacing), [*claim.notes]
+    return _image(a, spacing, claim.affine[:3, 3], axes/spacing), [*claim.notes, *passed]
 
 # %% ../nbs/00b_volume.ipynb #cell-051
+_WINDOWED = (127, 128, 200, 254, 255) # largest values of windowed images that begin at 0
+
 def _why_not_hu(
     low:float,   # smallest value
     high:float,  # almost the largest: 1 in 1000 is above
@@ -1773,7 +1819,7 @@ def _why_not_hu(
     if -1 <= low < 0 and most <= 1: return "it was rescaled to [-1,1]"
     if low < 0 and most < 20: return "it was normalised to a mean of 0"
     if most <= 1: return "it has been windowed to [0,1]"
-    if low == 0 and most in (254, 255): return "it has been windowed to 8 bits"
+    if low == 0 and most in _WINDOWED: return "it has been windowed to 8 bits"
     if high > 1000: return "air would be near -1000; the intercept was lost, or the range rescaled"
     return ''
 
@@ -1794,6 +1840,8 @@ def _has_air(a:np.ndarray) -> bool:
 
 def _is_hu(a:np.ndarray) -> bool: # from _sample
     "Do the values show what Hounsfield units mean? See the three ways above."
+    around = a[(a >= -1100) & (a <= -900)]
+    if _has_air(a) and np.ptp(around) == 0: return _is_hu(np.where(a == around[0], 0, a)) # air varies
     low, most = float(a.min()), float(a.max())
     def inner(x): return x[(x > low) & (x < most) & (x != 0)] # neither clipped nor background
     def peak(x, low, high, width): # most frequent value, and the part of the values as near as the width
@@ -1801,9 +1849,11 @@ def _is_hu(a:np.ndarray) -> bool: # from _sample
         near = np.convolve(counts, [1, 1, 1], 'same')
         return edges[near.argmax()] + width/2, near.max()/x.size
     body = inner(a[a > -700])
-    if body.size < 50: return False
+    if body.size < 50 or low == 0 and most in _WINDOWED: return False
+    top, bone = (a == most).mean(), (a > 300).mean()
+    if most >= 900 and top > max(.01, .65*bone): return False # a stretched window: its bone is all alike
     common, _ = peak(body, -700, 3100, 10)
-    if _has_air(a): return bool(-150 <= common <= 150)
+    if _has_air(a): return bool(-130 <= common <= 150)
     deep = _share(a[a > low], -2000, -300)
     if deep > .05: # lung
         return bool(-1100 <= low <= -700 and abs(common) <= 150 and _share(a, low, low + 60) < deep/2)
@@ -1812,7 +1862,7 @@ def _is_hu(a:np.ndarray) -> bool: # from _sample
     first, median, third = np.quantile(middle, [.25, .5, .75])
     noisy = peak(middle, -100, 200, 1)[1] < .5
     bright = np.quantile(a, .999)
-    clear = bright <= 130 or bright >= 400 or (a == most).mean() > .001 # bare, with bone, clipped
+    clear = bright <= 130 or bright >= 400 or top > .001 # bare, with bone, clipped
     return bool(10 <= median <= 70 and third - first <= 25 and noisy and clear and bright < 4100
                 and _share(middle, -20, 100) > .6)
 
@@ -1832,10 +1882,10 @@ def check_hu(
     if not np.isfinite([low, most]).all():
         raise ValueError(f"{path}: not all of its values are numbers")
     sample = _sample(image)
-    if _is_hu(sample): return
-    why = _why_not_hu(low, high, most)
+    lost = _is_offset(sample) # first: padding at -1000 looks like air
+    if _is_hu(sample) and not lost: return
+    why = 'air would be near -1000; the intercept was lost' if lost else _why_not_hu(low, high, most)
     if not why and not said: why = 'no air near -1000 around soft tissue near 0, and no soft tissue alone'
-    if _is_offset(sample): why = 'air would be near -1000; the intercept was lost'
     if why:
         raise ValueError(f"{path}: wrong units, its values from {low:g} to {most:g} are not Hounsfield units "
                          f"({why}). Take the original, or say --ct-units other with a --window CENTRE,WIDTH "
@@ -1849,7 +1899,7 @@ _MR_WORDS = {'mr', 'mri', 't1', 't1w', 't1c', 't1ce', 't1gd', 't2', 't2w', 't2st
 def has_air(image:sitk.Image) -> bool: # False for any unit but HU
     "Do the values peak near -1000 and near 0, as air and the body within do in Hounsfield units?"
     sample = _sample(image)
-    return _has_air(sample) and _is_hu(sample)
+    return _has_air(sample) and _is_hu(sample) and not _is_offset(sample)
 
 def guess_modality(
     image:sitk.Image, # of a file that does not say
@@ -1967,6 +2017,8 @@ def read_volume(
     if not hu: return scan
     said = [str(h.get('Modality')) for h in scan.headers[:1]]
     if scan.modality == 'CT': check_hu(scan.image, path, said == ['CT'])
+    if scan.modality == 'CT' and said != ['CT'] and _sample(scan.image).min() > -300:
+        scan.notes.append('no air near -1000: taken for Hounsfield units by its soft tissue')
     if scan.modality == 'MR' and not said and has_air(scan.image):
         raise ValueError(f"{path} is a CT and no MRI: its values are Hounsfield units. Name the CT first; of "
                          "two CT say --pair ct-ct")
