@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'BT601', 'Range', 'EXTENSIONS', 'WINDOWS', 'Window', 'Ranges', 'VALID', 'TEST', 'data_root', 'percent',
-           'luminance', 'find_range', 'parse_range', 'decode_image', 'color_share', 'read_grey', 'read_image',
-           'check_format', 'write_image', 'get_window', 'window_ct', 'parse_window', 'read_hu', 'Pair', 'image_files',
-           'find_pairs', 'llvip_pairs', 'range_of', 'find_ranges', 'aanlib_patient', 'split_by_patient',
+           'luminance', 'find_range', 'parse_range', 'decode_image', 'color_share', 'may_be_colored', 'read_grey',
+           'read_image', 'check_format', 'write_image', 'get_window', 'window_ct', 'parse_window', 'read_hu', 'Pair',
+           'image_files', 'find_pairs', 'llvip_pairs', 'range_of', 'find_ranges', 'aanlib_patient', 'split_by_patient',
            'enhance_contrast', 'PairDataset', 'FusionDataset', 'dataloader', 'same_size']
 
 # %% ../nbs/00_data.ipynb #cell-002
@@ -490,6 +490,12 @@ def color_share(
     share = float(colored.mean())
     return share if colored.sum() >= 8 and (exact or share > .001) else 0.
 
+def may_be_colored(
+    folder:str, # name of a folder of first images
+) -> bool:
+    "Are its images expected in colour?"
+    return folder.lower() in ('visible', 'pet', 'spect')
+
 def read_grey(
     path:Path|str,    # PNG, TIFF, JPEG or BMP file
     range:Range=None, # see decode_image
@@ -897,7 +903,7 @@ class FusionDataset(PairDataset):
     def _read_grey(self, k:int, path:Path|str) -> np.ndarray: # (H,W)
         "Decode a first (k=0) or second (k=1) image as grey, and note where that drops colour."
         img, colored = read_grey(path, range_of(self.ranges[k], path))
-        if colored: self.colored.add(_home(path))
+        if colored and not (k == 0 and may_be_colored(_home(path).name)): self.colored.add(_home(path))
         return img
 
     def _load_a(self, path:Path|str) -> np.ndarray: # (H,W) or (H,W,3), uint8 or uint16

@@ -34,8 +34,8 @@ from tqdm import tqdm
 from . import __version__
 from .core import (Option, checkerboard, claimed, command_of, no_space, show_images,
                                staged, undisturbed)
-from .data import (Pair, Ranges, find_pairs, find_ranges, image_files, parse_range, percent,
-                               range_of, read_grey, read_image, split_by_patient)
+from .data import (Pair, Ranges, find_pairs, find_ranges, image_files, may_be_colored, parse_range,
+                               percent, range_of, read_grey, read_image, split_by_patient)
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 else: Figure = 'Figure' # at run time a name: nothing is imported for a type
@@ -292,7 +292,7 @@ def check_archive(
     z:zipfile.ZipFile, # open archive
     most:float=20e9,   # unpacked size allowed, bytes
 ) -> None:
-    "Raises `ValueError` naming a member that leaves the folder, is a link, is encrypted, swells, or is not there."
+    "Raises `ValueError` naming a member that leaves the folder, is a link, is encrypted, swells, or lies outside."
     total = 0
     for m in z.infolist():
         total, why = total + m.file_size, _fault(m)
@@ -555,12 +555,10 @@ def _repeated(rows:list[dict], thumbs:list) -> tuple[list[str], int]: # problems
         repeated += within
     return problems, repeated
 
-_IN_COLOR = 'visible', 'pet', 'spect' # first folders whose images may be in colour
-
 def _colored(rows:list[dict], first:str) -> list[str]: # problems
     "Pictures of which training and evaluation drop colour, in words."
     problems = []
-    for k in 'b' if first.lower() in _IN_COLOR else 'ab':
+    for k in 'b' if may_be_colored(first) else 'ab':
         found = [r for r in rows if r[f'color_{k}']]
         if not found: continue
         are = f'and {len(found) - 1} more are' if len(found) > 1 else 'is'
