@@ -306,9 +306,8 @@ def test_color_in_a_set(tmp_path, recwarn):
     assert len(said) == 1
     recwarn.clear()
     pairs = llvip_pairs(tmp_path)
-    FusionDataset(pairs, color=True)
+    for color in (True, False): FusionDataset(pairs, color=color)
     assert not recwarn.list
-    with pytest.warns(UserWarning, match='visible holds images in colour'): FusionDataset(pairs)
 
 
 def test_names_in_two_unicode_forms(tmp_path):
