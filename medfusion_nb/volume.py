@@ -691,7 +691,7 @@ def _axes(s:Slice) -> np.ndarray: # (3,3) columns: row, column, normal
     "Directions of a slice, at right angles: the header may round them."
     row, col = np.array(s.orientation).reshape(2, 3)
     row, normal = row/np.linalg.norm(row), np.cross(row, col)
-    normal /= np.linalg.norm(normal)
+    normal = normal/np.linalg.norm(normal)
     return np.column_stack([row, np.cross(normal, row), normal])
 
 # %% ../nbs/00b_volume.ipynb #497b2fa8
