@@ -346,7 +346,8 @@ def _header(path:Path) -> Dataset: # without pixels
         ds = pydicom.dcmread(f, stop_before_pixels=True, force=True) # force: see _is_dicom
         image = 'Rows' in ds or 'Columns' in ds
         kind = ds.file_meta.get('MediaStorageSOPClassUID') or ds.get('SOPClassUID') or ''
-        if not image and (not kind or 'Image Storage' in UID(str(kind)).name):
+        name = UID(str(kind)).name # of the standard; that of an unknown kind is the kind itself
+        if not image and ('Image Storage' in name or name == kind and 'SeriesInstanceUID' not in ds):
             raise ValueError('no image in it')
     if image: _check_image(ds, path)
     return ds
@@ -1130,12 +1131,13 @@ def _check_series(series:Series, path:Path|str) -> None:
         each = [h.filename for h in _patients(series.headers).values()] # a file of each
         raise ValueError(f"{path}: the series holds files of {len(each)} patients, such as "
                          f"{' and '.join(each[:2])}: sort them into folders")
-    scaled = {h.filename: any(_numbers(h.filename, h, k) for k in ('RescaleSlope', 'RescaleIntercept'))
-              for h in series.headers if 'SharedFunctionalGroupsSequence' not in h}
-    if len({*scaled.values()}) > 1:
-        bare = next(file for file, said in scaled.items() if not said)
-        raise ValueError(f"{bare} does not say how its numbers are scaled (RescaleSlope), and other files of "
-                         "the series do: export the series again")
+    for k in 'RescaleSlope', 'RescaleIntercept':
+        said = {h.filename: _numbers(h.filename, h, k) for h in series.headers
+                if 'SharedFunctionalGroupsSequence' not in h}
+        if any(said.values()) and not all(said.values()):
+            bare = next(file for file, value in said.items() if not value)
+            raise ValueError(f"{bare} does not say how its numbers are scaled ({k}), and other files of the "
+                             "series do: export the series again")
     for h in series.headers:
         if h.get('ModalityLUTSequence'):
             raise ValueError(f"{h.filename} scales its numbers by a table (ModalityLUTSequence), which is "
@@ -1195,6 +1197,12 @@ def read_series(
     _check_copies(series)
     longer:list[str] = []
     volume, ct = _pixels(stack.slices, longer), series.modality == 'CT'
+    if ct and volume.max() > 1e5:
+        file = stack.slices[int(volume.max((1, 2)).argmax())].file
+        raise ValueError(f"{file} holds values up to {volume.max():.3g}, which no CT has: its RescaleSlope "
+                         "or RescaleIntercept is wrong, export the series again")
+    if ct and len({(s.slope, s.intercept) for s in stack.slices}) > 1:
+        longer.append('its slices are scaled differently (RescaleSlope, RescaleIntercept)')
     if ct: volume = _clean_hu(volume, series.headers[0])
     over = [i for i, _ in gaps]
     volume, origin, step, notes = _regrid(volume, stack, _AIR if ct else 0., over)

@@ -242,6 +242,7 @@ def frames(ds):
     "Position, pixel spacing and values of the images of a file; None for one that cannot be."
     try:
         if 'SamplesPerPixel' not in ds: ds.SamplesPerPixel = 1
+        ds.PhotometricInterpretation = (ds.get('PhotometricInterpretation') or 'MONOCHROME2').upper()
         if 'TransferSyntaxUID' not in ds.file_meta: # then it is that of the header
             implicit, little = ds.original_encoding
             explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian

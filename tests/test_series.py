@@ -474,12 +474,31 @@ def test_without_numbers_the_thickness_tells(tmp_path):
     assert 'uneven' in str(read(series(tmp_path/'t', 1, 20, [4, 6, 8], thicker))[1].notes)
 
 
-def test_a_slice_without_its_scale_is_named(tmp_path):
+@pytest.mark.parametrize('keyword', ['RescaleSlope', 'RescaleIntercept'])
+def test_a_slice_without_its_scale_is_named(tmp_path, keyword):
     def bare(ds, k):
         ds.RescaleSlope, ds.RescaleIntercept = 2, 10
-        if k == 3: del ds.RescaleSlope, ds.RescaleIntercept
+        if k == 3: del ds[keyword]
     with pytest.raises(ValueError, match='MR0003.dcm does not say how its numbers are scaled'):
         read_volume(series(tmp_path/'s', change=bare))
+
+
+def test_the_scale_of_a_ct_that_changes(tmp_path):
+    def scaled(intercept):
+        def change(ds, k):
+            ds.Modality, ds.RescaleSlope, ds.RescaleIntercept = 'CT', 1, intercept if k == 3 else -1024
+        return change
+    notes = read(series(tmp_path/'s', change=scaled(-10)), hu=False)[1].notes
+    assert notes == ['its slices are scaled differently (RescaleSlope, RescaleIntercept)']
+    with pytest.raises(ValueError, match='MR0003.dcm holds values up to 1e.06, which no CT has'):
+        read_volume(series(tmp_path/'t', change=scaled(10**6)))
+
+
+def test_a_file_that_ends_before_it_says_what_it_is(tmp_path):
+    "Its kind is cut in the middle, and is none of the standard."
+    path = sorted(series(tmp_path/'s').iterdir())[-1]
+    cut(path, path.read_bytes().index(b'1.2.840.10008.5.1.4') + 18)
+    with pytest.raises(ValueError, match='MR0005.dcm .no image in it'): read_volume(tmp_path/'s')
 
 
 def test_a_slice_without_the_number_of_its_patient(tmp_path):
