@@ -73,14 +73,13 @@ def test_requirements(wheel, settings):
 
 
 def test_imports_are_required(wheel, settings):
-    """The packages that the modules import are the requirements and those of the extra `train`,
-    and no others; IPython is there where a notebook is."""
+    "The packages that the modules import are the requirements and those of the extra `train`, and no others."
     distribution = {'cv2': 'opencv-python-headless', 'pywt': 'pywavelets', 'PIL': 'pillow'}
     modules = [ast.parse(p.read_text(encoding='utf-8')) for p in (wheel/'medfusion_nb').glob('*.py')]
     nodes = [n for m in modules for n in ast.walk(m)]
     names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
-    imported = {n.split('.')[0] for n in names} - set(sys.stdlib_module_names) - {'medfusion_nb', 'IPython'}
+    imported = {n.split('.')[0] for n in names} - set(sys.stdlib_module_names) - {'medfusion_nb'}
     wanted = settings['requirements'].split() + settings['train_requirements'].split()
     required = {requirement(r)[0] for r in wanted}
     assert {distribution.get(i, i).lower().replace('_', '-') for i in imported} == required
