@@ -414,12 +414,16 @@ def _once(images:list[_Image]) -> tuple[list[_Image], dict[Path, Path]]: # image
         if first is not i: copies[file] = first.slice.file
     return list(kept.values()), copies
 
+def _depths(images:list[_Image]) -> np.ndarray: # (n,) mm; (0,) where the headers do not say it
+    "Positions of images along the normal of the first one."
+    slices:list[Any] = [i.slice for i in images]
+    if any(s.position is None or s.orientation is None for s in slices): return np.empty(0)
+    return np.array([s.position for s in slices]) @ np.cross(*np.reshape(slices[0].orientation, (2, 3)))
+
 def _crowd(images:list[_Image]) -> int:
     "How many images lie at one place, at most; 1 where the headers do not say it."
-    slices:list[Any] = [i.slice for i in images]
-    if any(s.position is None or s.orientation is None for s in slices): return 1
-    normal = np.cross(*np.reshape(slices[0].orientation, (2, 3)))
-    depth = np.sort(np.array([s.position for s in slices]) @ normal)
+    depth = np.sort(_depths(images))
+    if not len(depth): return 1
     return int(np.bincount(np.cumsum(np.diff(depth, prepend=depth[0]) >= .01)).max())
 
 # what tells apart the images at one place: element, its name in lists; # stands for the rank of a value
@@ -464,12 +468,9 @@ _WOVEN = 'ConvolutionKernel', 'EchoNumbers', 'EchoTime', 'InversionTime', 'Image
 
 def _woven(images:list[_Image]) -> str: # one of _WOVEN; '' where there is none
     "What alternates from slice to slice, as in two reconstructions that lie half a step apart."
-    slices:list[Any] = [i.slice for i in images]
-    if any(s.position is None or s.orientation is None for s in slices): return ''
-    normal = np.cross(*np.reshape(slices[0].orientation, (2, 3)))
-    depth = np.array([s.position for s in slices]) @ normal
+    order = np.argsort(_depths(images))
     for what in _WOVEN:
-        said = [_told(images[i], what) for i in np.argsort(depth)]
+        said = [_told(images[i], what) for i in order]
         k = len({*said})
         if 1 < k <= len(said)/3 and all(a == b for a, b in zip(said, said[k:])): return what
     return ''
