@@ -630,7 +630,7 @@ class Option:
     repeat:bool=False                   # may be given several times? then the value is a list
     positional:bool=False               # a place among the arguments instead of a name?
     group:str|None=None                 # title under which `--help` lists it
-    fields:Any=None                     # an object of a dataclass: an option for each of its fields, see below
+    fields:Any=None                     # an object of a dataclass: an option for each of its fields
 
 def _type(
     annotation:Any, # such as `str`, `str|None` or `tuple[int, ...]`
@@ -700,7 +700,8 @@ def _field_options(
     for f in fields(defaults):
         kind, extra = _annotated(f.type)
         text, default = extra.help or texts.get(f.name) or '', getattr(defaults, f.name)
-        kw:dict[str, Any] = dict(help=_help(text, _as_typed(default, ',')), default=None, dest=f'{name}.{f.name}')
+        help = _help(text, _as_typed(default, ','))
+        kw:dict[str, Any] = dict(help=help, default=None, dest=f'{name}.{f.name}')
         if kind is bool: kw['action'] = argparse.BooleanOptionalAction
         else: kw |= dict(metavar=None if extra.choices else f.name.upper()) | _reading(kind, extra)
         yield [f"--{f.name.replace('_', '-')}"], kw

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'BT601', 'Range', 'EXTENSIONS', 'WINDOWS', 'Window', 'Ranges', 'VALID', 'TEST', 'data_root', 'percent',
-           'luminance', 'find_range', 'parse_range', 'decode_image', 'color_share', 'may_be_colored', 'read_grey',
-           'read_image', 'check_format', 'write_image', 'get_window', 'window_ct', 'parse_window', 'read_hu', 'Pair',
-           'image_files', 'find_pairs', 'llvip_pairs', 'range_of', 'find_ranges', 'aanlib_patient', 'split_by_patient',
-           'enhance_contrast', 'PairDataset', 'FusionDataset', 'dataloader', 'same_size']
+           'luminance', 'find_range', 'parse_range', 'decode_image', 'color_share', 'may_be_colored', 'read_with_share',
+           'to_float', 'read_image', 'check_format', 'write_image', 'get_window', 'window_ct', 'parse_window',
+           'read_hu', 'Pair', 'image_files', 'find_pairs', 'llvip_pairs', 'range_of', 'find_ranges', 'aanlib_patient',
+           'split_by_patient', 'enhance_contrast', 'PairDataset', 'FusionDataset', 'dataloader', 'same_size']
 
 # %% ../nbs/00_data.ipynb #cell-002
 import argparse
@@ -469,8 +469,11 @@ def decode_image(
     "Read an image in 8 or 16 bits; raises `ValueError` naming a file that cannot be read as such."
     img = _scaled(path, _decode(path), range)
     if color is None: return img
-    if color: return img if img.ndim == 3 else np.repeat(img[..., None], 3, 2)
-    return _grey(img)
+    return (_rgb if color else _grey)(img)
+
+def _rgb(img:np.ndarray) -> np.ndarray: # (H,W,3)
+    "An image in 8 or 16 bits in three channels."
+    return img if img.ndim == 3 else np.repeat(img[..., None], 3, 2)
 
 def _grey(img:np.ndarray) -> np.ndarray: # (H,W)
     "An image in 8 or 16 bits as grey."
@@ -496,22 +499,25 @@ def may_be_colored(
     "Are its images expected in colour?"
     return folder.lower() in ('visible', 'pet', 'spect')
 
-def read_grey(
+def read_with_share(
     path:Path|str,    # PNG, TIFF, JPEG or BMP file
+    color:bool=False, # RGB instead of grey?
     range:Range=None, # see decode_image
-) -> tuple[np.ndarray, float]: # (H,W) uint8 or uint16; 0 to 1
-    "Read an image as grey, and the share of its pixels that were in colour."
+) -> tuple[np.ndarray, float]: # (H,W) uint8 or uint16, or (H,W,3) RGB with `color`; 0 to 1
+    "Read an image in 8 or 16 bits, and the share of its pixels that are in colour in the file."
     img = decode_image(path, None, range)
     with open(path, 'rb') as f: exact = f.read(3) != b'\xff\xd8\xff' # no JPEG, whatever its name
-    return _grey(img), color_share(img, exact)
+    return (_rgb if color else _grey)(img), color_share(img, exact)
 
 # %% ../nbs/00_data.ipynb #cell-014
 def _full_scale(img:np.ndarray) -> int: # 255, 65535, or 1 of floats
     "The number that is white."
     return {np.uint8: 255, np.uint16: 65535}.get(img.dtype.type, 1)
 
-def _to_float(img:np.ndarray) -> np.ndarray: # float32 copy; 8 and 16 bits scaled to [0,1]
-    "Stored numbers to float32."
+def to_float(
+    img:np.ndarray, # uint8, uint16, or floats in [0,1]
+) -> np.ndarray:    # float32 copy in [0,1]
+    "Stored numbers of 8 or 16 bits as float32."
     return img.astype(np.float32)/np.float32(_full_scale(img))
 
 def read_image(
@@ -520,7 +526,7 @@ def read_image(
     range:Range=None, # the number that is white, or see find_range; None: by the numbers of the file
 ) -> np.ndarray:      # float32 in [0,1], (H,W), or (H,W,3) RGB with `color`
     "Read an image as float32 in [0,1]; raises `FileNotFoundError`, or `ValueError` naming the file."
-    return _to_float(decode_image(path, color, range))
+    return to_float(decode_image(path, color, range))
 
 # %% ../nbs/00_data.ipynb #cell-020
 EXTENSIONS = ('.png', '.tif', '.tiff', '.jpg', '.jpeg', '.bmp') # image files that are read and written
@@ -761,7 +767,7 @@ def enhance_contrast(
         return np.clip(img*gain[..., None], 0, 1)
     clahe = cv2.createCLAHE(clip_limit, (tiles, tiles))
     grey = np.round(img*255).astype(np.uint8)
-    return _to_float(np.where(grey > 0, clahe.apply(grey), 0).astype(np.uint8))
+    return to_float(np.where(grey > 0, clahe.apply(grey), 0).astype(np.uint8))
 
 # %% ../nbs/00_data.ipynb #cell-099
 def _warp_matrix(rng, shape, out, rotate, scale): # 2x3 matrix, output pixel -> input pixel
@@ -867,7 +873,7 @@ class PairDataset:
         a, b, name = self.arrays(i)
         if self.augment and (self.mix or self.turns): a, b = self._vary(i, a, b)
         rng = np.random.default_rng((self.seed, self.epoch, i))
-        a, b = map(_to_float, self._geometry(a, b, rng))
+        a, b = map(to_float, self._geometry(a, b, rng))
         if self.augment and self.intensity: a, b = (_jitter(im, rng, self.intensity) for im in (a, b))
         return _channels_first(a), _channels_first(b), name
 
@@ -902,7 +908,7 @@ class FusionDataset(PairDataset):
 
     def _read_grey(self, k:int, path:Path|str) -> np.ndarray: # (H,W)
         "Decode a first (k=0) or second (k=1) image as grey, and note where that drops colour."
-        img, colored = read_grey(path, range_of(self.ranges[k], path))
+        img, colored = read_with_share(path, range=range_of(self.ranges[k], path))
         if colored and not (k == 0 and may_be_colored(_home(path).name)): self.colored.add(_home(path))
         return img
 
@@ -922,7 +928,7 @@ class FusionDataset(PairDataset):
                              f"{path_b} has {b.shape[0]} x {b.shape[1]}: "
                              "the images of a pair must be aligned, register and resample one onto the other")
         if self.enhance:
-            a, b = (np.round(255*enhance_contrast(_to_float(im))).astype(np.uint8) for im in (a, b))
+            a, b = (np.round(255*enhance_contrast(to_float(im))).astype(np.uint8) for im in (a, b))
         return a, b
 
     def _preload(self, budget:float, chunk:int=32) -> None:

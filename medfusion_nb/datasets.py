@@ -35,7 +35,8 @@ from . import __version__
 from .core import (Option, checkerboard, claimed, command_of, no_space, show_images,
                                staged, undisturbed)
 from .data import (Pair, Ranges, find_pairs, find_ranges, image_files, may_be_colored, parse_range,
-                               percent, range_of, read_grey, read_image, split_by_patient)
+                               percent, range_of, read_image, read_with_share, split_by_patient,
+                               to_float)
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 else: Figure = 'Figure' # at run time a name: nothing is imported for a type
@@ -248,8 +249,8 @@ def download(
             problem:Exception = e
         except (OSError, HTTPException) as e:
             if full := no_space(e, [part]): raise full from e
-            here = isinstance(e, (PermissionError, IsADirectoryError)) or getattr(e, 'errno', 0) == errno.EROFS
-            if here: raise # no fault of the network
+            if isinstance(e, (PermissionError, IsADirectoryError)): raise # no fault of the network
+            if getattr(e, 'errno', 0) == errno.EROFS: raise
             problem = e
         after = _size(part)
         failed = 0 if after > before else failed + 1
@@ -292,7 +293,7 @@ def check_archive(
     z:zipfile.ZipFile, # open archive
     most:float=20e9,   # unpacked size allowed, bytes
 ) -> None:
-    "Raises `ValueError` naming a member that leaves the folder, is a link, is encrypted, swells, or lies outside."
+    "Raises `ValueError` naming a member that leaves the folder, is a link, encrypted, swells or is outside."
     total = 0
     for m in z.infolist():
         total, why = total + m.file_size, _fault(m)
@@ -531,8 +532,9 @@ def _look(
     ranges:Ranges, # what is white
 ) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]]: # row of the table, both thumbnails
     "Read one pair: size, alignment, thumbnails; raises `ValueError` on a file that cannot be read."
-    (a, color_a), (b, color_b) = (read_grey(x, range_of(r, x)) for x, r in zip((p.a, p.b), ranges))
-    a, b = (x/np.float32(np.iinfo(x.dtype).max) for x in (a, b))
+    both = zip((p.a, p.b), ranges)
+    (a, color_a), (b, color_b) = (read_with_share(x, range=range_of(r, x)) for x, r in both)
+    a, b = to_float(a), to_float(b)
     (height, width), other = a.shape, b.shape
     if a.shape != b.shape:
         raise ValueError(f'{p.a} has {height} x {width} pixels, {p.b} has {other[0]} x {other[1]}')

@@ -191,7 +191,7 @@ def _grey_levels_apart(
     return float(255*np.abs(drawn(x)-drawn(y)).mean())
 
 def ship(
-    runs:dict[str, str|Path],           # phase -> folder of its run, in order; the last one's network is shipped
+    runs:dict[str, str|Path],           # phase -> folder of its run, in order; the last one is shipped
     folder:str|Path=WEIGHTS,            # where the shipped weights go
     data:dict[str, str|Path]|None=None, # name -> folder of images that were trained on, for their digests
     pairs:int=4,                        # phantoms on which it is compared with the full-precision network
@@ -215,8 +215,8 @@ def ship(
     return off
 
 # %% ../nbs/03_finetune.ipynb #cell-046
-@command('medfusion_finetune Dataset/CT-MRI --checkpoint runs/pretrain/fusion_model_fixed.pth --out runs/finetune',
-         several=True)
+@command('medfusion_finetune Dataset/CT-MRI --checkpoint runs/pretrain/fusion_model_fixed.pth '
+         '--out runs/finetune', several=True)
 def medfusion_finetune(
     # folder with CT/NAME.png and MRI/NAME.png; none: phantoms
     root:Annotated[str|None, Option(positional=True, nargs='?')]=None,

@@ -25,14 +25,15 @@ from tqdm import tqdm
 from .core import (Option, check_unchanged, claimed, command, renamed, show_images, staged,
                               stamps)
 from .data import (EXTENSIONS, WINDOWS, Pair, check_format, color_share, find_pairs,
-                               find_ranges, luminance, parse_range, parse_window, percent, read_grey, read_image,
-                               same_size, write_image)
+                               find_ranges, luminance, parse_range, parse_window, percent, read_with_share,
+                               same_size, to_float, write_image)
 from .phantom import phantom_pair
 from .volume import (VOLUMES, Scan, check_folder_of_files, find_series, is_volume, list_series,
                                  read_labels, read_volume)
 from .study import (Alignment, Engine, Refused, align, candidate, carry_labels, check_pair,
-                                check_one_file, check_patients, check_study_output, common_grid, ct_window, fuse_study,
-                                is_nifti, match_labels, may_write, write_refused, write_studies, write_study)
+                                check_one_file, check_patients, check_study_output, common_grid, ct_window,
+                                fuse_study, is_nifti, match_labels, may_write, write_refused, write_studies,
+                                write_study)
 
 # %% ../nbs/07_fuse.ipynb #cell-010
 def which_network(
@@ -91,15 +92,33 @@ def _image(
     what:str,         # it is
     color:bool=False, # may it be in colour?
     range:Any=None,   # of a file, see read_image
-) -> np.ndarray:      # (H,W) float32; (H,W,3) with `color`
-    "An image from a file, or an array as it is."
+) -> tuple[np.ndarray, float]: # (H,W) float32, (H,W,3) with `color`; 0 to 1
+    "An image from a file, or an array as it is, and the share of its pixels that are in colour."
     if isinstance(x, (str, Path)):
         if not Path(x).is_file(): raise FileNotFoundError(f"{what} {x}: no such file")
-        return read_image(x, color, range)
+        img, share = read_with_share(x, color, range)
+        return to_float(img), share
     x = np.asarray(x, dtype=np.float32)
-    if x.ndim == 2 or (color and x.ndim == 3 and x.shape[2] == 3): return x
+    if x.ndim == 2 or (color and x.ndim == 3 and x.shape[2] == 3): return x, color_share(x)
     expected = '(H,W) or (H,W,3)' if color else '(H,W)'
     raise ValueError(f"{what}: an array of shape {x.shape}, expected {expected}")
+
+def _read_pair(
+    ct:Any,
+    mri:Any,
+    pair:str,
+    range:Any,
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    "Both images, see read_pair, and their shares of colour."
+    name, other = get_pair(pair)
+    first, second = range if isinstance(range, tuple) else (range, range)
+    a, of_a = _image(ct, name, name in _COLORED, first)
+    b, of_b = _image(mri, other, False, second)
+    if a.shape[:2] == b.shape: return a, b, (of_a, of_b)
+    ct, mri = (x if isinstance(x, (str, Path)) else 'array' for x in (ct, mri))
+    raise ValueError(f"{name} {ct} has {a.shape[0]} x {a.shape[1]} pixels, "
+                     f"{other} {mri} has {b.shape[0]} x {b.shape[1]}: "
+                     "the pair must be aligned, register and resample one onto the other first")
 
 def read_pair(
     ct:Any,            # (H,W) array in [0,1], or image file; a PET or SPECT may be (H,W,3)
@@ -108,30 +127,18 @@ def read_pair(
     range:Any=None,    # of files: the number that is white, one for both or two; None: by their numbers
 ) -> tuple[np.ndarray, np.ndarray]: # ct, mri: float32 (H,W) in [0,1]; a PET or SPECT (H,W,3)
     "Both images of a pair; raises `FileNotFoundError` or `ValueError` naming an image that cannot be used."
-    name, other = get_pair(pair)
-    first, second = range if isinstance(range, tuple) else (range, range)
-    a, b = _image(ct, name, name in _COLORED, first), _image(mri, other, False, second)
-    if a.shape[:2] == b.shape: return a, b
-    ct, mri = (x if isinstance(x, (str, Path)) else 'array' for x in (ct, mri))
-    raise ValueError(f"{name} {ct} has {a.shape[0]} x {a.shape[1]} pixels, "
-                     f"{other} {mri} has {b.shape[0]} x {b.shape[1]}: "
-                     "the pair must be aligned, register and resample one onto the other first")
+    a, b, _ = _read_pair(ct, mri, pair, range)
+    return a, b
 
 # %% ../nbs/07_fuse.ipynb #6a4239e7
-def _share(x:Any, range:Any) -> float:
-    "The share of an image, file or array, that is in colour."
-    return read_grey(x, range)[1] if isinstance(x, (str, Path)) else color_share(np.asarray(x))
-
 def check_colors(
-    images:Sequence[tuple[Any, Any, Any]], # pairs as they were read: ct, mri, range
-    pair:str='ct-mri',                     # see `PAIRS`
+    images:Sequence[tuple[Any, Any, tuple[float, float]]], # pairs: ct, mri, shares of their pixels in colour
+    pair:str='ct-mri', # see `PAIRS`
 ) -> None:
     "Warns, once, of colour that is dropped; raises `ValueError` where only the second image is in colour."
     names, keeps = get_pair(pair), get_pair(pair)[0] in _COLORED
     found:tuple[list, list] = [], []
-    for ct, mri, range in images:
-        white = range if isinstance(range, tuple) else (range, range)
-        shares = [_share(x, w) for x, w in zip((ct, mri), white)]
+    for ct, mri, shares in images:
         if keeps and shares[1] and not shares[0]:
             raise ValueError(f"{names[1]} {mri} is in colour, and {names[0]} {ct} is grey: "
                              f"name the {names[0]} first")
@@ -186,8 +193,8 @@ def fuse(
     range:Any=None,           # of files: the number that is white, one for both or two; None: by the numbers
 ) -> np.ndarray:              # float32 (H,W) in [0,1], (H,W,3) of a pair in colour
     "Fuse a CT and an MRI; raises `OSError` or `ValueError` naming the file or the shape that does not fit."
-    a, b = read_pair(ct, mri, pair, range)
-    check_colors([(ct, mri, range)], pair)
+    a, b, shares = _read_pair(ct, mri, pair, range)
+    check_colors([(ct, mri, shares)], pair)
     if out is not None: check_output(Path(out), bits, force, _paths(ct, mri))
     run = _own_engine() if engine is None else engine
     fused = keep_color(a, run([luminance(a)], [b])[0])
@@ -275,8 +282,7 @@ def check_jobs(
     for job in jobs:
         for kind, path in job.outputs.items():
             check_output(path, bits if kind == 'fused' else 8, force, sources)
-    for job in jobs: read_pair(job.ct, job.mri, pair, job.range)
-    check_colors([(j.ct, j.mri, j.range) for j in jobs], pair)
+    check_colors([(j.ct, j.mri, _read_pair(j.ct, j.mri, pair, j.range)[2]) for j in jobs], pair)
 
 def _write(
     job:Job,
@@ -388,9 +394,9 @@ def _read_scans(given:dict[str, Any], paths:Sequence[str]) -> list[Scan]:
         raise ValueError(f"--mri-series was given {len(picks)} times: give it once for each scan after the "
                          f"first, here {n - 1} times, or not at all")
     picks, prefer = [given['ct_series'], *(picks or [None]*(n - 1))], ['CT'] + ['MR']*(n - 1)
-    read, asked = partial(read_volume, index=given['index'], allow_gaps=given['allow_gaps']), _modalities(given, n)
+    read = partial(read_volume, index=given['index'], allow_gaps=given['allow_gaps'])
     scans = [read(p, modality, pick, hu=hu or modality == 'MR', prefer=kind)
-             for p, modality, pick, kind in zip(paths, asked, picks, prefer)]
+             for p, modality, pick, kind in zip(paths, _modalities(given, n), picks, prefer)]
     _check_distinct(paths, scans)
     _check_scans(given, scans)
     return scans

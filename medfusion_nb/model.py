@@ -417,7 +417,7 @@ class FusionNet(
     def _fuse(self,
         ct:Tensor,  # (B,1|3,H,W) in [0,1]
         mri:Tensor, # (B,1,H,W) in [0,1]
-    ) -> tuple[Tensor, dict[str, Any]]: # (B,1,H,W) in [0,1]; maps: ct, its share at four scales; weight, of the CT
+    ) -> tuple[Tensor, dict[str, Any]]: # (B,1,H,W) in [0,1]; maps: ct, at four scales; weight, of the CT
         "Encode both, fuse at each scale, decode, blend."
         grey = luma(ct)                                        # (B,1,H,W)
         a = self._normalised(ct.expand(-1, 3, -1, -1))         # (B,3,H,W)
@@ -596,7 +596,8 @@ def read_checkpoint(
     if not isinstance(content, dict) or not isinstance(content.get('model_state_dict'), dict):
         raise ValueError(f'{path}: no key model_state_dict with tensors in it')
     if not isinstance(content.get('config', {}), dict):
-        raise ValueError(f"{path}: its configuration is {brief(content['config'])}, expected names and values")
+        raise ValueError(f"{path}: its configuration is {brief(content['config'])}, expected names "
+                         "and values")
     _check_version(content, path)
     return content
 

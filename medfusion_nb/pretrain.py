@@ -71,7 +71,8 @@ class Config:
     weights:Annotated[dict, Option('of the terms of the loss, TERM=VALUE,...', parse_weights)] = field(
         default_factory=default_weights)
     enhance_contrast:bool = True   # CLAHE on CT and MRI
-    window:Annotated[Window, Option(read=parse_window)] = 'brain' # CT window of files in HU: preset, or CENTRE,WIDTH
+    # CT window of files in HU: preset, or CENTRE,WIDTH
+    window:Annotated[Window, Option(read=parse_window)] = 'brain'
     network:Annotated[str, Option(choices=('full', 'compact'))] = 'full' # the large network or the small one
     backbone:Annotated[str, Option(choices=tuple(BACKBONES))] = 'resnet34' # of the full network's encoders
     mri_init:Annotated[str, Option(choices=('mean', 'sum'))] = 'mean' # MRI encoder from the RGB kernel
@@ -488,8 +489,9 @@ def _record(step, args):
     except torch.cuda.OutOfMemoryError: raise
     except RuntimeError as e:
         terms = ', '.join(step.loss.weights)
-        raise RuntimeError(f'the loss ({terms}) could not be recorded as a CUDA graph ({e}): keep its terms on the '
-                           'device, no .item(), no constants copied there, or train with cuda_graph=False') from e
+        raise RuntimeError(f'the loss ({terms}) could not be recorded as a CUDA graph ({e}): keep its terms '
+                           'on the device, no .item(), no constants copied there, or train with '
+                           'cuda_graph=False') from e
     for x, y in zip(step.model.buffers(), before): x.copy_(y)
     return graph
 

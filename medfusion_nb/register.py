@@ -40,7 +40,7 @@ from .volume import Scan, resample
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame, Series
-else: DataFrame, Series, Figure = 'DataFrame', 'Series', 'Figure' # at run time names: nothing is imported for a type
+else: DataFrame, Series, Figure = 'DataFrame', 'Series', 'Figure' # nothing is imported for a type
 
 # %% ../nbs/00c_register.ipynb #cell-006
 Vector = Sequence[float]|np.ndarray # three numbers, along x, y and z
@@ -265,8 +265,8 @@ def pyramid(
     at = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
     if not len(at):
         mm = ' x '.join(f'{n*s:.3g}' for n, s in zip(image.GetSize(), image.GetSpacing()))
-        raise ValueError(f"{what} volume: no head was found in its {mm} mm. Registration is made for human heads: "
-                         "say --register never (register='never') where the headers align the scans, "
+        raise ValueError(f"{what} volume: no head was found in its {mm} mm. Registration is made for human "
+                         "heads: say --register never (register='never') where the headers align the scans, "
                          "or give a --transform FILE")
     low, high = np.maximum(at.min(0) - 3, 0), np.minimum(at.max(0) + 4, four.GetSize())
     size = (high - low).tolist()
@@ -725,7 +725,8 @@ def _of_hdf5(path:Path) -> list[_Part]:
     try: said = subprocess.run(command, capture_output=True, timeout=20, check=True).stdout
     except subprocess.SubprocessError as e: raise ValueError('the HDF5 library cannot read it') from e
     named = {'Transform': 'IdentityTransform'}
-    return [_Part(f'{named.get(name, name)}_double_{n}_{n}', *numbers) for name, n, *numbers in json.loads(said)]
+    parts = json.loads(said)
+    return [_Part(f'{named.get(name, name)}_double_{n}_{n}', *numbers) for name, n, *numbers in parts]
 
 def _parts(path:Path) -> list[_Part]: # in the order of ITK: the last one is applied first
     "What a transform file holds; raises `ValueError` for a damaged one."

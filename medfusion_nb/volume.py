@@ -18,7 +18,7 @@ import unicodedata
 import warnings
 import zipfile
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -577,6 +577,7 @@ def _find(files:Iterable[Path], path:Path) -> list[Series]:
     "Series of some files, see find_series."
     images:dict[str, list[_Image]] = {}
     broken:dict[Path, ValueError] = {}
+    blank:Counter[str] = Counter() # files without an image, by the identifier of their series
     strange = _astray(path) if path.is_dir() else []
     for p in files:
         if not _is_dicom(p):
@@ -584,7 +585,9 @@ def _find(files:Iterable[Path], path:Path) -> list[Series]:
             continue
         try:
             header = _header(p)
-            if 'Rows' not in header: continue # reports, plans, DICOMDIR
+            if 'Rows' not in header: # reports, plans, DICOMDIR
+                blank[str(header.get('SeriesInstanceUID'))] += 1
+                continue
             some = [_Image(header, s) for s in _slices(header)]
             images.setdefault(str(header.SeriesInstanceUID), []).extend(some)
         except ValueError as e: broken[p] = e
@@ -600,6 +603,8 @@ def _find(files:Iterable[Path], path:Path) -> list[Series]:
         warnings.warn(f'{path}{such}', stacklevel=3)
         for s in found: s.notes.append(none)
     _say_broken(found, broken)
+    for s in found:
+        if n := blank[s.uid]: s.notes.append(f'files of this series without an image were passed over: {n}')
     for s in found:
         for o in found:
             if _in_line(s, o): s.notes.append(f'another series is in line with this one: {o.measured}')
@@ -823,6 +828,8 @@ def _irregular(stack:Stack, gaps:Sequence[int]=()) -> list[str]: # in words
     return notes
 
 # %% ../nbs/00b_volume.ipynb #67bce2e0
+_MOST = 2**30 # voxels of a volume
+
 def _regrid(
     volume:np.ndarray, # (z,y,x) float32 as stored
     stack:Stack,       # geometry of its slices
@@ -844,7 +851,7 @@ def _regrid(
         return cv2.warpAffine(volume[k], move, size, flags=how, borderValue=fill)
     step = _even_step(steps)
     depths = np.arange(stack.depth[0], stack.depth[-1] + 1e-3*step, step)
-    if len(depths)*height*width > 2**30:
+    if len(depths)*height*width > _MOST:
         raise ValueError(f"{stack.slices[0].file} and the rest of its series would make {width} x {height} x "
                          f"{len(depths)} voxels: a position in them is wrong, export them again")
     out = np.empty((len(depths), height, width), np.float32)
@@ -1671,7 +1678,7 @@ def _metaimage(path:Path, start:bytes, packed:bool) -> _Claim:
                   'voxels'*yes('compresseddata'), notes=notes)
 
 # %% ../nbs/00b_volume.ipynb #e1694428
-_MOST, _DEFLATE = 2**30, 1032 # voxels of a volume; how much smaller compression makes a file at most
+_DEFLATE = 1032 # how much smaller compression makes a file at most
 
 def _check_kind(claim:_Claim) -> None:
     "Raises `ValueError` for a number or a type of voxels that cannot be."

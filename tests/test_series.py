@@ -296,6 +296,17 @@ def test_a_stub_is_damaged_not_a_report(tmp_path):
     with pytest.raises(ValueError, match='MR0003.dcm.*damaged'): read_volume(tmp_path/'s')
 
 
+def test_a_slice_that_lost_its_image_and_its_kind_is_said(tmp_path):
+    "Nothing in the positions tells that it is missing; what makers store beside their images looks like it."
+    def spoil(ds, k):
+        if k < N - 1: return
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = '1.3.12.2.1107.5.9.1'
+        for keyword in ('Rows', 'Columns', 'PixelData'): delattr(ds, keyword)
+    scan = read(series(tmp_path/'s', change=spoil))[1]
+    assert scan.image.GetSize()[2] == N - 1
+    assert scan.notes == ['files of this series without an image were passed over: 1']
+
+
 @pytest.mark.parametrize('content', [b'', b'a text\n'*50, b'\x89PNG\r\n\x1a\n' + bytes(300), bytes(500),
                                      b'\b\0'*200, b'\2\0\0\0UL\4\0' + b'\xff'*300, 'Ȁ\0 text'.encode('utf-16-le')*40])
 def test_other_files_are_not_taken_for_dicom(tmp_path, content):
