@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from .fuse import fuse, load_engine
+    from .engine import load_engine
+    from .fuse import fuse
     from .metrics import evaluate
     from .model import CompactNet, FusionNet
     from .phantom import phantom_pair
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from .view import view
     from .volume import read_volume
 
-_HOMES = dict(fuse='fuse', load_engine='fuse', evaluate='metrics', CompactNet='model', FusionNet='model',
+_HOMES = dict(fuse='fuse', load_engine='engine', evaluate='metrics', CompactNet='model', FusionNet='model',
               phantom_pair='phantom', align='study', fuse_study='study', write_study='study', view='view',
               read_volume='volume') # name -> the module that it is loaded from when it is first asked for
 __all__ = [*_HOMES, '__version__']
@@ -32,7 +33,8 @@ sys.modules[__name__].__class__ = _Package
 
 def __getattr__(name:str) -> Any:
     if name not in _HOMES: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f'.{_HOMES[name]}', __name__), name)
+    from .core import needs_training
+    with needs_training(name): value = getattr(import_module(f'.{_HOMES[name]}', __name__), name)
     setattr(sys.modules[__name__], name, value)
     return value
 

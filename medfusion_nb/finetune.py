@@ -22,11 +22,11 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .core import Option, as_text, claimed, command, is_first, log, staged
+from .core import WEIGHTS, Option, as_text, claimed, command, is_first, log, staged
 from .data import TEST, VALID, FusionDataset, find_pairs, find_ranges, parse_range, split_by_patient
 from .phantom import Phantom, PhantomDataset, phantom_pair
 from .datasets import folder_digest
-from .model import (WEIGHTS, build_network, dequantize, fuse_batch, load_checkpoint,
+from .model import (build_network, dequantize, fuse_batch, load_checkpoint,
                                 load_network, luma, quantize, read_checkpoint, save_shipped)
 from .metrics import evaluate
 from .pretrain import Config, device_line, new_network, train

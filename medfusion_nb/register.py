@@ -33,7 +33,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from .core import checkerboard, show_images, staged
+from .core import checkerboard, needs_training, show_images, staged
 from .phantom import like, make_grid, middle, phantom_volume
 from .volume import Scan, resample
 
@@ -932,7 +932,7 @@ def registration_benchmark(
     progress:bool=False,         # a progress bar, when standard error is a terminal?
 ) -> DataFrame:                  # a row a case: tre_mm (from the truth), repeat_mm (from the pair as it is)
     "Register misplaced volumes; compare with the truth, and with the registration of the pair as it is."
-    import pandas as pd
+    with needs_training('registration_benchmark'): import pandas as pd
     cases = list(range(cases) if isinstance(cases, int) else cases)
     path = Path(file) if file else None
     rows = pd.read_csv(path).to_dict('records') if path and path.is_file() else []
@@ -954,7 +954,7 @@ def registration_summary(
     error:str='tre_mm', # or 'repeat_mm': the distance from the registration of the pair as it is
 ) -> Series:
     "Error, trust and time of many registrations."
-    import pandas as pd
+    with needs_training('registration_summary'): import pandas as pd
     e, trusted = df[error], df.grade == 'trusted'
     wrong = e > limit
     return pd.Series({

@@ -24,7 +24,6 @@ import cv2
 import ipywidgets as W
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 import SimpleITK as sitk
 from fastcore.basics import patch
 from IPython import get_ipython
@@ -36,8 +35,8 @@ from PIL import Image
 from .core import as_text, display_small, renamed
 from .data import WINDOWS, Window, get_window, read_image
 from .volume import canonical, is_volume, mri_range, read_volume
-from .study import Engine
-from .fuse import as_engine, fuse, load_engine
+from .engine import Engine, as_engine, load_engine
+from .fuse import fuse
 
 # %% ../nbs/09_view.ipynb #01bf9769
 def as_stack(
@@ -211,7 +210,7 @@ def scale(self:Scene,
     name:str,                   # of an image
 ) -> tuple[float, float, str]:  # lowest and highest value shown, colour map
     "How values are turned into colours."
-    if ' - ' in name: return -.5, .5, 'icefire'
+    if ' - ' in name: return -.5, .5, 'berlin'
     if name == 'MRI': return *self.mri_range, 'gray'
     if name == 'CT':
         center, width = self.window
@@ -281,12 +280,10 @@ def check(self:Scene,
     return list(show or usual), index
 
 # %% ../nbs/09_view.ipynb #de06f3de
-_OF_SEABORN = 'icefire', 'vlag', 'mako', 'rocket' # colour maps that matplotlib does not have
-
 @lru_cache
 def _palette(cmap:str) -> np.ndarray: # (256,3) uint8
-    "Colours of a matplotlib or seaborn map."
-    colours = sns.color_palette(cmap, as_cmap=True) if cmap in _OF_SEABORN else colormaps[cmap]
+    "Colours of a matplotlib map."
+    colours = colormaps[cmap]
     return np.round(255*colours(np.arange(256))[:, :3]).astype(np.uint8)
 
 def colour(

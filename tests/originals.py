@@ -468,9 +468,18 @@ def records():
 
 
 def onnx():
-    "Nothing reads ONNX: each is refused. What will read it has its place here."
-    data = b'\x08\x08\x12\x07pytorch\x1a\x052.4.0:\x10\n\x06\n\x01x\x12\x01yZ\x06\n\x01x' + bytes(200)
-    yield single('model.onnx', data, network, judge=lambda *_: 'it was read', unread=True)
+    "A network of medfusion_export; and one that is sealed again when it was changed, as one writes it who can."
+    from medfusion_nb.engine import OnnxEngine, export_onnx, seal
+    pair = np.random.default_rng(0).random((2, 1, 16, 24), np.float32)
+    def fused(path): return Read(OnnxEngine(path)(*pair))
+    def sealed(path):
+        path.write_bytes(seal(path.read_bytes()[:-76]))
+        return fused(path)
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(small(), Path(folder, 'x.onnx'))
+        data = Path(folder, 'x.onnx').read_bytes()
+    yield single('network.onnx', data, fused, judge=lambda *_: 'it was read')
+    yield single('sealed.onnx', data, sealed)
 
 
 # ---- archives

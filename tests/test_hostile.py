@@ -31,7 +31,7 @@ import pytest
 
 NAMES = ('png tiff jpeg bmp dicom series nifti nrrd metaimage transform zip tar '
          'pth safetensors onnx json').split() # those that need torch come last
-UNREAD = 'tar', 'onnx'           # all of it is refused
+UNREAD = 'tar',                  # all of it is refused
 SECONDS, HANGS = 2, 60           # of the processor, of the clock: what a case may take
 MEMORY, TAKEN = 6 << 30, 1 << 29 # bytes of addresses that a case may ask for, bytes that it may have in use
 LETTERS = 500                    # in a message

@@ -1,5 +1,6 @@
-"""The light wing stands without PyTorch: its modules import, and a pair and a volume are fused,
-where torch cannot be imported."""
+"""The light wing stands without what only the extra `train` installs: its modules import, a pair and a volume
+are fused, and what needs more says so in one line."""
+import os
 import re
 import subprocess
 import sys
@@ -8,19 +9,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LIGHT = 'core data phantom volume register datasets findings study fuse view'.split()
-WITHOUT_TORCH = """
+LIGHT = 'core data phantom engine volume register datasets findings study fuse view'.split()
+TRAINING = ('torch torchvision accelerate safetensors huggingface_hub onnx onnxscript pandas pywt seaborn '
+            'torchmetrics')
+WITHOUT_TORCH = f'TRAINING = {TRAINING.split()}' + """
 import sys
 class Missing: # as where these packages are not installed
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'torchvision', 'accelerate', 'safetensors', 'huggingface_hub'):
+        if name.split('.')[0] in TRAINING:
             raise ModuleNotFoundError(f'no module named {name}', name=name)
 sys.meta_path.insert(0, Missing())
 """
 FUSE = """
 from pathlib import Path
 import numpy as np
-from medfusion_nb import align, fuse, fuse_study, phantom_pair, read_volume, write_study
+from medfusion_nb import align, fuse, fuse_study, load_engine, phantom_pair, read_volume, write_study
 from medfusion_nb.phantom import make_grid
 from medfusion_nb.volume import phantom_study
 
@@ -32,10 +35,11 @@ class Brighter: # an engine like any other
 head = phantom_pair(128)
 fused = fuse(head.ct, head.mri, 'fused.png', engine=Brighter())
 assert np.array_equal(fused, np.maximum(head.ct, head.mri)) and Path('fused.png').is_file()
+assert fuse(head.ct, head.mri)[head.masks['calcification']].min() > .3
 phantom_study('study', size=(64, 64, 20), spacing=(3.6, 3.6, 8.),
               mri_grid=make_grid((64, 64, 24), (3.6, 3.6, 7.)))
 scans = read_volume('study', 'CT'), read_volume('study', 'MR')
-written = write_study(fuse_study(align(*scans, register='never'), Brighter()), 'out')
+written = write_study(fuse_study(align(*scans, register='never'), load_engine()), 'out')
 assert {'fused.nii.gz', 'dicom', 'medfusion.json'} <= {p.name for p in written}
 """
 
@@ -52,6 +56,46 @@ def test_a_light_module_is_imported_without_torch(module, tmp_path):
 
 
 def test_pair_and_volume_are_fused_without_torch(tmp_path): python(WITHOUT_TORCH+FUSE, tmp_path)
+
+
+def test_what_needs_more_says_so(tmp_path):
+    "In Python an error that names the extra; from a shell one line and exit code 2."
+    for name in ('FusionNet', 'evaluate'):
+        code = f"""{WITHOUT_TORCH}
+try: from medfusion_nb import {name}
+except ModuleNotFoundError as e: assert "{name} needs " in str(e) and "'medfusion_nb[train]'" in str(e), e
+else: raise AssertionError"""
+        python(code, tmp_path)
+    (tmp_path/'sitecustomize.py').write_text(WITHOUT_TORCH)
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')]))
+    for words in (['medfusion_pretrain'], ['medfusion_fuse', '--weights', 'full'], ['medfusion_fuse', '--bf16']):
+        program = str(Path(sys.executable).parent/words[0]), *words[1:]
+        done = subprocess.run(program, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.count('\n') == 1, done.stderr
+        assert "pip install 'medfusion_nb[train]'" in done.stderr
+
+
+# of a run that fuses two pictures into one, the modules that it does not use
+UNUSED = 'SimpleITK pydicom nibabel scipy matplotlib IPython ipywidgets pandas torch onnx'
+
+
+def test_a_run_loads_what_it_uses(tmp_path):
+    "Two pictures: ONNX Runtime and OpenCV. Each library more costs everyone's time."
+    code = f"""
+import sys
+from medfusion_nb.phantom import phantom_pair
+from medfusion_nb.data import write_image
+head = phantom_pair(64)
+for kind, img in (('ct', head.ct), ('mri', head.mri)): write_image(kind + '.png', img)
+"""
+    python(code, tmp_path)
+    code = f"""
+import sys
+from medfusion_nb.core import run_script
+run_script(['medfusion_fuse', 'ct.png', 'mri.png', '-o', 'fused.png'])
+assert not {{*'{UNUSED}'.split()}} & {{*sys.modules}}, {{*'{UNUSED}'.split()}} & {{*sys.modules}}
+"""
+    python(code, tmp_path)
 
 
 def test_modules_import_from_lower_numbers_only():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import one_line, start, together, tree
+from test_light import LIGHT
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,6 +44,9 @@ def meta(wheel, name):
     return (folder/name).read_text(encoding='utf-8')
 
 
+def _source(wheel, module): return (wheel/'medfusion_nb'/f'{module}.py').read_text(encoding='utf-8')
+
+
 def requirement(text):
     "Name and sorted versions of a requirement, however it is spelt."
     name, versions = re.fullmatch(r'\s*([\w.-]+)\s*(.*?)\s*', text).groups()
@@ -54,11 +58,9 @@ def test_entry_points(wheel, settings):
     parser = ConfigParser()
     parser.read_string(meta(wheel, 'entry_points.txt'))
     wanted = dict(x.split('=') for x in settings['console_scripts'].split())
-    assert dict(parser['console_scripts']) == wanted and len(wanted) == 6
-    for target in wanted.values():
-        module, function = target.split(':')
-        text = (wheel/f'{module.replace(".", "/")}.py').read_text(encoding='utf-8')
-        assert re.search(rf'^(def )?{function}\b', text, re.M), target
+    assert dict(parser['console_scripts']) == wanted and len(wanted) == 7
+    assert {*wanted.values()} == {'medfusion_nb.core:run_script'}
+    for name in wanted: assert f"{name.removeprefix('medfusion_')}='" in _source(wheel, 'core'), name
 
 
 def test_requirements(wheel, settings):
@@ -66,23 +68,29 @@ def test_requirements(wheel, settings):
     runtime = [r for r in m.get_all('Requires-Dist') if 'extra ==' not in r]
     dev = [r.split(';')[0] for r in m.get_all('Requires-Dist') if re.search(r'extra == .dev.', r)]
     assert sorted(map(requirement, runtime)) == sorted(map(requirement, settings['requirements'].split()))
-    assert sorted(map(requirement, dev)) == sorted(map(requirement, settings['dev_requirements'].split()))
+    wanted = settings['dev_requirements'].split() + settings['train_requirements'].split() # the tests train
+    assert sorted(map(requirement, dev)) == sorted(map(requirement, wanted))
     tools = 'nbdev', 'execnb', 'ghapi', 'pytest'
     assert not any(requirement(r)[0] in tools for r in runtime), 'tools are for the dev extra only'
     assert (m['Requires-Python'], m['Version']) == (f">={settings['min_python']}", settings['version'])
 
 
-def test_imports_are_required(wheel, settings):
-    "The packages that the modules import are the requirements and those of the extra `train`, and no others."
+def imported(files):
+    "Distributions that modules import, wherever they do."
     distribution = {'cv2': 'opencv-python-headless', 'pywt': 'pywavelets', 'PIL': 'pillow'}
-    modules = [ast.parse(p.read_text(encoding='utf-8')) for p in (wheel/'medfusion_nb').glob('*.py')]
-    nodes = [n for m in modules for n in ast.walk(m)]
+    nodes = [n for f in files for n in ast.walk(ast.parse(f.read_text(encoding='utf-8')))]
     names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
-    imported = {n.split('.')[0] for n in names} - set(sys.stdlib_module_names) - {'medfusion_nb'}
-    wanted = settings['requirements'].split() + settings['train_requirements'].split()
-    required = {requirement(r)[0] for r in wanted}
-    assert {distribution.get(i, i).lower().replace('_', '-') for i in imported} == required
+    names = {n.split('.')[0] for n in names} - set(sys.stdlib_module_names) - {'medfusion_nb'}
+    return {distribution.get(n, n).lower().replace('_', '-') for n in names}
+
+
+def test_imports_are_required(wheel, settings):
+    "The packages that the modules import are the requirements and those of the extra `train`, and no others."
+    base, train = ({requirement(r)[0] for r in settings[k].split()} for k in ('requirements', 'train_requirements'))
+    by_torch = {'onnx', 'onnxscript'} # its export imports them
+    assert imported((wheel/'medfusion_nb').glob('*.py')) == base | train - by_torch
+    assert imported(wheel/'medfusion_nb'/f'{m}.py' for m in LIGHT) - train == base
 
 
 def test_contents(wheel):
@@ -90,7 +98,7 @@ def test_contents(wheel):
     top = {f.split('/')[0] for f in files}
     assert len(top) == 2 and 'medfusion_nb' in top, top
     weights = ('model.int8.safetensors', 'config.json', 'README.md',
-               'compact/model.float32.safetensors', 'compact/config.json')
+               'compact/model.float32.safetensors', 'compact/model.onnx', 'compact/config.json')
     assert {f'medfusion_nb/weights/{f}' for f in weights} <= files
     modules = {p.name for p in (ROOT/'medfusion_nb').glob('*.py')}
     assert {f'medfusion_nb/{m}' for m in modules} <= files and '_modidx.py' in modules
@@ -104,7 +112,7 @@ def test_damaged_weights_are_named(wheel, tmp_path):
     def corrupt(f): f.write_bytes(f.read_bytes()[:-1000] + bytes(1000))
     def cut(f): f.write_bytes(f.read_bytes()[:100])
     damages = [('model.int8.safetensors', corrupt), ('model.int8.safetensors', Path.unlink),
-               ('config.json', cut), ('compact/model.float32.safetensors', corrupt)]
+               ('config.json', cut), ('compact/model.onnx', corrupt)]
     processes = {}
     for i, (name, damage) in enumerate(damages):
         site, cwd = tmp_path/f'site{i}', tmp_path/f'cwd{i}'
