@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Engine', 'seal', 'usual_threads', 'OnnxEngine', 'export_onnx', 'which_network', 'load_engine', 'own_engine',
-           'as_engine', 'medfusion_export']
+           'as_engine', 'card_of', 'medfusion_export']
 
 # %% ../nbs/01d_engine.ipynb #4fdb89b1
 import json
@@ -264,11 +264,11 @@ def as_engine(
     return TorchEngine(network)
 
 # %% ../nbs/01d_engine.ipynb #b0598594
-def _card_of(
+def card_of(
     network:Any, # CompactNet
 ) -> str:        # Markdown
     "What is known of a network: the card that lies beside its weights, or a few lines."
-    source = WEIGHTS/'compact' if network.source == 'compact' else Path(network.source)
+    source = WEIGHTS if network.source == 'compact' else Path(network.source)
     file = (source if source.is_dir() else source.parent)/'README.md'
     if file.is_file(): return file.read_text(encoding='utf-8')
     numbers = sum(p.numel() for p in network.parameters())
@@ -292,6 +292,6 @@ def medfusion_export(
     if Path(out).exists() and not force:
         raise FileExistsError(f'output {out} exists: choose another name or overwrite it with --force')
     network = load_network(weights)
-    off = export_onnx(network, out, Path(card).read_text(encoding='utf-8') if card else _card_of(network))
+    off = export_onnx(network, out, Path(card).read_text(encoding='utf-8') if card else card_of(network))
     print(f'wrote {out}: off by {off:.1e} of white from PyTorch at most')
     return dict(written=Path(out), off=off)

@@ -9,9 +9,10 @@ __all__ = ['SHIPPED_PHASE2', 'SHIPPED_COMPACT', 'PHASE2_RECIPES', 'recipe_config
 # %% ../nbs/03_finetune.ipynb #cell-003
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from copy import copy
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,13 +23,14 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .core import WEIGHTS, Option, as_text, claimed, command, is_first, log, staged
+from .core import WEIGHTS, Option, as_text, claimed, command, is_first, log, staged, undisturbed
 from .data import TEST, VALID, FusionDataset, find_pairs, find_ranges, parse_range, split_by_patient
 from .phantom import Phantom, PhantomDataset, phantom_pair
 from .datasets import folder_digest
 from .model import (build_network, dequantize, fuse_batch, load_checkpoint,
                                 load_network, luma, quantize, read_checkpoint, save_shipped)
 from .metrics import evaluate
+from .engine import card_of, export_onnx
 from .pretrain import Config, device_line, new_network, train
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
@@ -195,8 +197,8 @@ def ship(
     folder:str|Path=WEIGHTS,            # where the shipped weights go
     data:dict[str, str|Path]|None=None, # name -> folder of images that were trained on, for their digests
     pairs:int=4,                        # phantoms on which it is compared with the full-precision network
-) -> float:                             # mean difference of their images, grey levels
-    "Write a trained network for the package, the full one quantised; `ValueError` where its images differ."
+) -> float:                             # mean difference of their images, grey levels; `ValueError` from 1 on
+    "Write a trained network for the package, the full one quantised, the compact one exported as well."
     states = {k: read_checkpoint(Path(f)/'last.pth') for k, f in runs.items()}
     last = Path([*runs.values()][-1])
     full = load_checkpoint(last/'last.pth')
@@ -211,7 +213,13 @@ def ship(
     digests = {k: folder_digest(v) for k, v in (data or {}).items()}
     history = {k: s['history'] for k, s in states.items()}
     record = info | dict(data=digests, history=history)
-    save_shipped(full, folder, int8, grey_levels_from_full_precision=round(off, 4), **record)
+    with ExitStack() as last:
+        if not int8: # the compact network, for ONNX Runtime
+            exported = last.enter_context(staged(Path(folder)/'model.onnx'))
+            export_onnx(full, exported, card_of(full))
+            record['onnx_sha256'] = sha256(exported.read_bytes()).hexdigest()
+        last.enter_context(undisturbed()) # both files, or none of them
+        save_shipped(full, folder, int8, grey_levels_from_full_precision=round(off, 4), **record)
     return off
 
 # %% ../nbs/03_finetune.ipynb #cell-046

@@ -741,7 +741,7 @@ def dequantize(
 
 # %% ../nbs/01_model.ipynb #cell-063
 _SHIPPED = 'model.int8.safetensors', 'model.float32.safetensors' # of save_shipped
-_HUB_FILE = 'model.safetensors'                                   # of save_pretrained
+_HUB_FILE, _EXPORTED = 'model.safetensors', 'model.onnx'           # of save_pretrained and of `01d_engine`
 
 def _sha256(path:Path) -> str: # of a file, in hexadecimal digits
     "Its checksum."
@@ -757,7 +757,8 @@ def save_shipped(
     folder = Path(folder)
     state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
     file = folder/_SHIPPED[not int8]
-    with staged([file, folder/'config.json'], gone=[folder/n for n in (*_SHIPPED, _HUB_FILE)]) as parts:
+    others = [folder/n for n in (*_SHIPPED, _HUB_FILE, _EXPORTED)]
+    with staged([file, folder/'config.json'], gone=others) as parts:
         weights, text = parts.values()
         save_file(quantize(state) if int8 else state, weights)
         config = dict(format=FORMAT, network=model.config, sha256=_sha256(weights), **info)
@@ -915,7 +916,7 @@ def save_pretrained(self:PairNet,
         raise NotADirectoryError(f'{folder} is a file: name a folder to write weights into')
     names = _HUB_FILE, 'config.json', *(() if (folder/'README.md').exists() else ('README.md',))
     files = [folder/n for n in names]
-    with staged(files, gone=[folder/n for n in _SHIPPED]) as parts:
+    with staged(files, gone=[folder/n for n in (*_SHIPPED, _EXPORTED)]) as parts:
         place = parts[files[0]].parent
         hub.save_pretrained(place, model_card_kwargs=kwargs.get('model_card_kwargs'))
         for part in parts.values(): (place/part.name).rename(part)
