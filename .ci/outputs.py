@@ -6,7 +6,7 @@ Records what nbdev_test's own run prints and draws, and compares it.
     python .ci/outputs.py compare FOLDER         exits with 1 and names each cell whose saved output is
                                                  missing or older than its code
 
-Numbers differ from machine to machine, and so do widths of columns: what is compared are the words,
+Numbers and processors differ from machine to machine, and so do widths of columns: what is compared are the words,
 and whether there is a figure.
 """
 import json
@@ -75,8 +75,9 @@ def text_of(out):
 
 
 def words(outputs):
-    "What a cell says: numbers, colours, paths and blanks left out."
+    "What a cell says: numbers, colours, paths, names of processors and blanks left out."
     text = '\n'.join(map(text_of, outputs))
+    text = re.sub(r"\b(cpu'?:? '?)[^',\n]*(?=[',])", r'\1', text) # of `environment` in 05_benchmark
     text = re.sub(r'\x1b\[[\d;]*m|/tmp/\S+|0x[0-9a-f]+', '', text)
     text = re.sub(r'[-+]?\d[\d.,:e+%-]*|\b[Nn]a[Nn]\b|\binf\b|[-=|]{2,}', '#', text)
     return re.sub(r'[\s#]+', ' ', text).strip()

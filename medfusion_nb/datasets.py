@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from hashlib import file_digest, sha256
 from http.client import HTTPException
 from itertools import product
@@ -387,11 +388,12 @@ def fetch(
     if not _accepted(s, accept):
         raise ValueError(f'the terms of {name} were not accepted: read them above and add --accept')
     lock, zipped = out/'medfusion_data.lock', out/f'.{name}.zip'
-    with staged(target, folder=True) as images:
+    with ExitStack() as last, staged(target, folder=True) as images:
         try:
             unpack(download(s.url, zipped, progress=progress, **kwargs), s, images)
             pairs = _all_pairs(images)
             whole, how, text = _check_digest(s, images, lock)
+            last.enter_context(undisturbed()) # the lock and the folder, or none of them
             with staged(lock) as part: part.write_text(text)
         finally:
             with undisturbed(): zipped.unlink(missing_ok=True)

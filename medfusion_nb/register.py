@@ -14,6 +14,7 @@ __all__ = ['Vector', 'VOXELS_MM', 'SAMPLES', 'GRADES', 'LIMITS', 'ENDINGS', 'PLA
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -677,11 +678,15 @@ class _Part(NamedTuple):
 def _of_text(text:str) -> list[_Part]:
     "The transforms of a text file of ITK."
     found:list[dict[str, Any]] = []
-    for line in text.splitlines():
-        tag, _, value = line.strip().partition(':')
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not re.match(r'\w*Parameters:', lines[-1]): raise ValueError('it ends early')
+    for line in lines:
+        if line.startswith('#'): continue
+        tag, _, value = line.partition(':')
         if found and tag in found[-1]: raise ValueError('one of its lines occurs twice')
         if tag == 'Transform': found.append(dict(name=value.strip()))
-        elif tag.endswith('Parameters'): found[-1][tag] = [float(x) for x in value.split()]
+        elif tag in ('Parameters', 'FixedParameters'): found[-1][tag] = [float(x) for x in value.split()]
+        else: raise ValueError('a line is no part of a transform')
     if found[0]['name'].startswith('Composite'): found = found[1:] # a header that has no numbers
     elif len(found) > 1: return [_Part(f'list of {len(found)} transforms, no chain', [], [])]
     return [_Part(f['name'], f['Parameters'], f['FixedParameters']) for f in found]
@@ -830,7 +835,7 @@ def load_transform(
     steps = [_step(part, path, (fixed, moving)) for part in _parts(path)]
     with np.errstate(all='ignore'): A, b = _matrix(sitk.CompositeTransform(steps))
     if not np.isfinite([*A, b]).all(): raise ValueError(f"cannot read {path}: its numbers are not finite")
-    if np.abs(b).max() > 1e6:
+    if np.abs(b).max() > 1e5: # as the positions of DICOM
         raise ValueError(f"{path} moves the head by {np.abs(b).max()/1e6:.3g} km: it is damaged")
     if _not_rigid(A):
         raise ValueError(f"{path} is not rigid: it {_not_rigid(A)} (determinant {np.linalg.det(A):.3f})")
