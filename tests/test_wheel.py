@@ -103,7 +103,7 @@ def test_contents(wheel):
     modules = {p.name for p in (ROOT/'medfusion_nb').glob('*.py')}
     assert {f'medfusion_nb/{m}' for m in modules} <= files and '_modidx.py' in modules
     assert any(f.endswith('LICENSE') for f in files)
-    assert sum((wheel/f).stat().st_size for f in files if 'weights/' in f) <= 50e6
+    assert sum((wheel/f).stat().st_size for f in files if 'weights/' in f) <= 51e6
 
 
 def test_damaged_weights_are_named(wheel, tmp_path):
