@@ -7,6 +7,7 @@ and writes llms.txt.
   and writes links into signatures as they stand;
 - every link between pages, every anchor, every image and every link of the README leads somewhere,
   and so does every backticked name that nbdev linked;
+- so does every link from the pages in HTML (nbs/*/index.html) to the others;
 - a backticked identifier that nbdev did not link is at least a word of the code:
   names that are gone are found;
 - CITATION.cff has the version and the title of settings.ini.
@@ -70,9 +71,9 @@ def check_whole(name, page, first):
         yield f'{name}: `{link}` in the comment of a parameter becomes a link inside code: drop its backticks'
 
 
-def check_links(name, page, pages, site, folder):
-    "Links of one page that lead nowhere."
-    by_html = {p.html: p for p in pages.values()}
+def check_links(name, page, pages, site, folder, apart=()):
+    "Links of one page that lead nowhere; `apart`: folders of pages in HTML."
+    by_html = {p.html: p for p in pages.values()} | dict.fromkeys(apart, True)
     for image, link in page.links():
         target, _, anchor = link.partition('#')
         if target.startswith(site): other = by_html.get(target[len(site):].strip('/') or 'index.html')
@@ -82,6 +83,13 @@ def check_links(name, page, pages, site, folder):
         if not other: yield f'{name}: the link {link} leads nowhere'
         elif isinstance(other, Page) and anchor not in other.anchors:
             yield f'{name}: {link} names a heading that {other.html} does not have'
+
+
+def check_html(path, pages):
+    "Links of a page in HTML to pages that are not there."
+    known = {p.html for p in pages.values()}
+    for link in re.findall(r'href="\.\./([^"#]*)', path.read_text(encoding='utf-8')):
+        if link not in known: yield f'{path.parent.name}: the link ../{link} leads nowhere'
 
 
 def check_names(name, page, words):
@@ -142,17 +150,20 @@ def main():
     wanted = [p.name for p in sorted(cfg.nbs_path.glob('*.ipynb')) if not p.name.startswith('_')]
     wrong = [f'{n}: not processed' for n in wanted if not (folder/n).is_file()]
     pages, words = {n: Page(folder/n) for n in wanted if (folder/n).is_file()}, code_words(cfg)
+    apart = {p.parent.name: p for p in cfg.nbs_path.glob('*/index.html')}
+    for p in apart.values(): wrong += check_html(p, pages)
     for n, p in pages.items():
         wrong += [f'{n}: no {k}' for k in ('title', 'description') if not p.meta.get(k)]
         first = nbformat.read(cfg.nbs_path/n, 4).cells[0].source
         wrong += check_whole(n, p, first)
-        wrong += check_links(n, p, pages, site, folder)
+        wrong += check_links(n, p, pages, site, folder, apart)
         wrong += check_names(n, p, words)
     sidebar = config['sidebar.yml']['website']['sidebar']['contents']
     wrong += [f'{n}: not in sidebar.yml' for n in pages if n not in hrefs(sidebar)]
     for f, c in config.items():
         files = [h for h in hrefs(c) if not re.match('https?:', h)]
-        wrong += [f'{f}: names {h}, which is not there' for h in files if not (folder/h).exists()]
+        lost = [h for h in files if not (folder/h).exists() and h.removesuffix('/index.html') not in apart]
+        wrong += [f'{f}: names {h}, which is not there' for h in lost]
     readme = re.sub(CODE, '', (ROOT/'README.md').read_text(encoding='utf-8'))
     links = [a or b for _, a, b in LINK.findall(readme)]
     files = [l for l in links if not re.match('[a-z]+:|#', l)]

@@ -53,6 +53,17 @@ def test_links_that_lead_nowhere_are_found(docs, tmp_path):
         assert all(f.startswith('a.ipynb: ') for f in found)
 
 
+def test_links_to_and_from_a_page_in_html(docs, tmp_path):
+    text = f'[x]({SITE}/try_it/)', f'[y]({SITE}/other/)'
+    pages = {'a.ipynb': page(docs, tmp_path, 'a', *text)}
+    [wrong] = docs.check_links('a.ipynb', pages['a.ipynb'], pages, SITE, tmp_path, {'try_it'})
+    assert 'other' in wrong
+    path = tmp_path/'try_it'/'index.html'
+    path.parent.mkdir()
+    path.write_text('<link href="style.css"><a href="../a.html">a</a> <a href="../b.html#c">b</a>')
+    assert [*docs.check_html(path, pages)] == ['try_it: the link ../b.html leads nowhere']
+
+
 def test_names_that_are_gone_are_found(docs, tmp_path):
     prose = ('Call `fuse` and `data.fuse()`, not `melt`; `--option`, `a b` and `3` are no names, nor is\n\n'
              '```\n`melt`\n```\n')
