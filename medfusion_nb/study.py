@@ -876,7 +876,7 @@ def list_scans(
     return series
 
 def fuse_scans(
-    given:dict[str, Any], # options of `medfusion_fuse`
+    given:dict[str, Any], # options of medfusion_fuse
 ) -> dict[str, Any]:      # network, written
     "Read two scans, or the first and each of the others, fuse and write; raises `OSError` or `ValueError`."
     out = _output(given)

@@ -16,7 +16,7 @@ from conftest import finish, one_line, run, tree
 from medfusion_nb.phantom import make_grid
 from medfusion_nb.volume import phantom_study, read_volume, write_original
 
-FAST = ('--register', 'never', '--bf16')
+FAST = ('--register', 'never')
 
 
 @pytest.fixture(scope='module')

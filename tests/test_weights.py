@@ -16,11 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medfusion_nb import model as m
+from medfusion_nb import engine, model as m
 from medfusion_nb.fuse import load_engine, medfusion_fuse, which_network
 from medfusion_nb.model import CompactNet, FusionNet, load_checkpoint, load_network, save_checkpoint
 
-fusing = sys.modules['medfusion_nb.fuse'] # medfusion_nb.fuse is the function
 COMMIT = '0123456789abcdef'*2 + '01234567'
 
 
@@ -320,19 +319,19 @@ def test_folders_and_files_of_other_kinds(tmp_path):
 
 
 def test_many_threads_load_one_network(monkeypatch):
-    loaded, real = [], fusing.load_engine
+    loaded, real = [], engine.load_engine
     def counted(*args):
         loaded.append(1)
         time.sleep(.05)
-        return real(*args, device='cpu')
-    monkeypatch.setattr(fusing, 'load_engine', counted)
-    fusing._loaded_once.cache_clear()
+        return real(*args)
+    monkeypatch.setattr(engine, 'load_engine', counted)
+    engine._loaded_once.cache_clear()
     got, ready = [], threading.Barrier(16)
     def first():
         ready.wait()
-        got.append(fusing._own_engine())
+        got.append(engine.own_engine())
     threads = [threading.Thread(target=first) for _ in range(16)]
     for t in threads: t.start()
     for t in threads: t.join()
-    fusing._loaded_once.cache_clear()
+    engine._loaded_once.cache_clear()
     assert len(loaded) == 1 and len(got) == 16 and len({id(e) for e in got}) == 1
