@@ -81,8 +81,7 @@ UNUSED = 'SimpleITK pydicom nibabel scipy matplotlib IPython ipywidgets pandas t
 
 def test_a_run_loads_what_it_uses(tmp_path):
     "Two pictures: ONNX Runtime and OpenCV. Each library more costs everyone's time."
-    code = f"""
-import sys
+    code = """
 from medfusion_nb.phantom import phantom_pair
 from medfusion_nb.data import write_image
 head = phantom_pair(64)

@@ -20,7 +20,6 @@ from io import BytesIO
 from itertools import product
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 
 import cv2
 import nibabel

@@ -5,7 +5,6 @@ import pickle
 import resource
 import signal
 import struct
-import sys
 import threading
 import time
 import types
