@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unicodedata import normalize
@@ -125,7 +126,7 @@ def _stretched(data:bytes) -> bytes:
     return out + data[done:]
 
 _MARKER = re.compile(rb'\xff[\x01-\xfe]')
-_FILLER = bytes(np.random.default_rng(0).integers(0, 255, 4096, np.uint8))
+_FILLER = bytes(Random(0).choices(range(255), k=4096)) # NumPy's generators would take longer to load
 
 def _whole_jpeg(im:ImageFile, data:bytes) -> bool:
     "Has a JPEG all the data of its pixels?"

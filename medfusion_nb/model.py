@@ -36,6 +36,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
 
 from .core import WEIGHTS, log, show_images, staged
 from .data import BT601, WINDOWS, as_batch
@@ -643,10 +644,17 @@ def build_network(
 # %% ../nbs/01_model.ipynb #a6cccd79
 _FLOATS = torch.float32, torch.float64, torch.float16, torch.bfloat16
 
+class _Undrawn(TorchFunctionMode):
+    "Nothing is drawn from a normal distribution: on the meta device it would load PyTorch's compiler first."
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, nn.init.normal_): return args[0] if args else kwargs['tensor']
+        return func(*args, **kwargs)
+
 def _blank(config:dict[str, Any], path:Path|str) -> PairNet: # on the meta device
     "Names and shapes of a network, no numbers; raises `ValueError` naming the file of the configuration."
     try:
-        with torch.device('meta'): return build_network(config)
+        with torch.device('meta'), _Undrawn(): return build_network(config)
     except ValueError as e: raise ValueError(f'{path}: {e}') from e
 
 def _check_shapes(
@@ -700,8 +708,10 @@ def _filled(
 ) -> PairNet:             # the same, in eval mode
     "The network with these weights; raises `ValueError` naming the file and what does not fit."
     check_state(blank, state, path)
-    blank.to_empty(device='cpu').load_state_dict(state) # nothing was drawn at random first
-    return blank.eval()
+    dtypes = {k: v.dtype for k, v in blank.state_dict().items()}
+    own = {k: v.to(dtypes[k], copy=True) for k, v in state.items()}
+    blank.load_state_dict(own, assign=True) # nothing was drawn at random first
+    return blank.to(memory_format=torch.channels_last).eval()
 
 def load_checkpoint(
     path:Path|str, # .pth file with the key model_state_dict

@@ -403,14 +403,20 @@ def save(self:Run,
 def plot_history(
     history:list,  # of one dict an epoch: epoch, train_loss, valid_loss
 ):                 # matplotlib figure
-    "Learning curves as a figure."
+    "Learning curves as a figure; of a single epoch two bars."
     df = pd.DataFrame(history)
     fig, ax = plt.subplots(figsize=(5, 3), dpi=80, layout='constrained', facecolor='white')
-    ax.plot(df.epoch, df.train_loss, marker='.', label='training')
-    ax.plot(df.epoch, df.valid_loss, marker='.', label='validation')
     ax.set(xlabel='epoch', ylabel='loss')
-    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    ax.legend()
+    losses = dict(training=df.train_loss, validation=df.valid_loss)
+    if len(df) == 1:
+        bars = ax.bar([*losses], [s[0] for s in losses.values()], width=.5, color=['C0', 'C1'])
+        ax.bar_label(bars, fmt='%.3f')
+        ax.set(xlabel=f'epoch {df.epoch[0]}', xlim=(-.75, 1.75))
+        ax.margins(y=.15)
+    else:
+        for label, s in losses.items(): ax.plot(df.epoch, s, marker='.', label=label)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend()
     plt.close(fig) # a page shows what is returned, once
     return fig
 
