@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from scipy.ndimage import uniform_filter
 from scipy.signal import convolve2d
 from tqdm import tqdm
@@ -289,7 +290,8 @@ def plot_benchmark(
         ax.set(title=title, xlabel=x)
         ax.grid(axis='y', color='.9')
     for ax in axes[:2]:
-        ax.set_xscale('log')
+        ax.set_xscale('log', subs=[])
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         ax.xaxis.set_major_formatter('{x:g}')
     axes[2].set_xlim(0, 1.05*axes[2].get_xlim()[1])
     axes[0].set(yticks=range(len(ways)), yticklabels=ways, ylim=(len(ways) - .5, -.5))
