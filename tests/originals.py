@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -386,6 +387,7 @@ def content_of(model):
 def small():
     "The smallest network."
     import torch
+    import_module('torchvision') # the full network, for which a changed configuration asks, takes seconds to load it
     from medfusion_nb.model import CompactNet
     torch.manual_seed(0)
     return CompactNet((4, 4, 4), (1, 1, 1), 2).eval()
