@@ -31,7 +31,7 @@ from scipy.ndimage import uniform_filter
 from scipy.signal import convolve2d
 from tqdm import tqdm
 
-from .core import Option, claimed, command, staged
+from .core import WEIGHTS, Option, claimed, command, staged
 from .data import read_image, write_image
 from .phantom import PhantomDataset, phantom_pair
 from .model import (FusionNet, build_network, emulates_bf16, fold_batch_norm, load_network,
@@ -260,7 +260,7 @@ def benchmark_fusion(
     return df
 
 # %% ../nbs/05_benchmark.ipynb #cell-024
-def _dots(ax, rows, value, by, ways): # axes, rows of benchmark_fusion, column, column whose values have a colour
+def _dots(ax, rows, value, by, ways): # axes, rows of benchmark_fusion, column, column that is coloured
     "One panel: a circle for each way to run a network and value of `by`."
     shades = np.linspace(.15, .85, rows[by].nunique())
     for shade, (v, g) in zip(shades, rows.groupby(by)):
@@ -363,7 +363,6 @@ def fuse_commands(
 
 def _bare_command(ct, mri, out): # files of one pair
     "The lower bound."
-    from medfusion_nb.engine import WEIGHTS
     words = [WEIGHTS/'compact'/'model.onnx', usual_threads(), ct, mri, out]
     return [sys.executable, '-c', _BARE, *map(str, words)]
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'BT601', 'Range', 'EXTENSIONS', 'WINDOWS', 'Window', 'Ranges', 'VALID', 'TEST', 'PAIRS', 'data_root',
            'percent', 'luminance', 'find_range', 'parse_range', 'decode_image', 'color_share', 'may_be_colored',
-           'read_with_share', 'to_float', 'read_image', 'check_format', 'write_image', 'get_window', 'window_ct',
-           'parse_window', 'read_hu', 'Pair', 'image_files', 'find_pairs', 'llvip_pairs', 'range_of', 'find_ranges',
-           'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'PairDataset', 'FusionDataset', 'dataloader',
-           'same_size', 'as_batch', 'get_pair']
+           'read_with_share', 'to_float', 'read_image', 'is_picture', 'check_format', 'write_image', 'get_window',
+           'window_ct', 'parse_window', 'read_hu', 'Pair', 'image_files', 'find_pairs', 'llvip_pairs', 'range_of',
+           'find_ranges', 'aanlib_patient', 'split_by_patient', 'enhance_contrast', 'PairDataset', 'FusionDataset',
+           'dataloader', 'same_size', 'as_batch', 'get_pair']
 
 # %% ../nbs/00_data.ipynb #cell-002
 import argparse
@@ -532,6 +532,14 @@ def read_image(
 
 # %% ../nbs/00_data.ipynb #cell-020
 EXTENSIONS = ('.png', '.tif', '.tiff', '.jpg', '.jpeg', '.bmp') # image files that are read and written
+
+# %% ../nbs/00_data.ipynb #ada999f8
+def is_picture(
+    path:Path, # a file
+) -> bool:
+    "Is it an image by its name and by its first bytes?"
+    if path.suffix.lower() not in EXTENSIONS: return False
+    with open(path, 'rb') as f: return f.read(4).startswith(tuple(_READERS))
 
 # %% ../nbs/00_data.ipynb #cell-018
 def check_format(

@@ -35,8 +35,8 @@ from tqdm import tqdm
 from . import __version__
 from .core import (Option, checkerboard, claimed, command_of, no_space, show_images,
                                staged, undisturbed)
-from .data import (Pair, Ranges, find_pairs, find_ranges, image_files, may_be_colored, parse_range,
-                               percent, range_of, read_image, read_with_share, split_by_patient,
+from .data import (Pair, Ranges, find_pairs, find_ranges, image_files, may_be_colored,
+                               parse_range, percent, range_of, read_image, read_with_share, split_by_patient,
                                to_float)
 
 if TYPE_CHECKING: from matplotlib.figure import Figure

@@ -110,6 +110,7 @@ def _session(
         why = printable(' '.join(str(e).split())[:200])
         raise ValueError(f'{file}: ONNX Runtime cannot use it ({why}); {_again(file)}') from e
 
+# %% ../nbs/01d_engine.ipynb #56acdaa9
 class OnnxEngine:
     "Runs an exported network with ONNX Runtime on a CPU: two batches of arrays in, one out."
     batch_size = 1 # a second image at once does not pay off
@@ -177,9 +178,9 @@ def _as_onnx(network:Any) -> Any: # ModelProto
     example = torch.rand(2, 1, side, side + network.multiple), torch.rand(2, 1, side, side + network.multiple)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning) # sizes that both inputs share have one name
-        program:Any = torch.onnx.export(Both().eval(), example, dynamo=True, verbose=False,
-                                    dynamic_shapes=(sizes, sizes),
-                                    input_names=['ct', 'mri'], output_names=['fused', 'weight'])
+        program:Any = torch.onnx.export(
+            Both().eval(), example, dynamo=True, verbose=False, dynamic_shapes=(sizes, sizes),
+            input_names=['ct', 'mri'], output_names=['fused', 'weight'])
     model = program.model_proto
     for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output,
                  *model.graph.value_info, *model.graph.initializer):
@@ -233,14 +234,15 @@ def load_engine(
     threads:int|None=None,      # that compute on a CPU; None: see usual_threads
 ) -> Engine:
     "What runs a trained network over arrays; raises `OSError` or `ValueError` naming the weights."
-    name = which_network(weights, device)
     if threads is not None and threads < 1: raise ValueError(f'{threads} threads: at least 1')
+    name, on_cpu = which_network(weights, device), device in (None, 'cpu')
     exported = name.endswith('.onnx')
-    if exported and (bf16 or device not in (None, 'cpu')):
+    if on_cpu and not bf16:
+        if name == 'compact': return OnnxEngine(threads=threads)
+        if exported: return OnnxEngine(name, threads)
+    if exported:
         raise ValueError(f'weights {name}: an .onnx file runs on a CPU in float32, take the .pth file')
-    if exported: return OnnxEngine(name, threads)
-    if name == 'compact' and device in (None, 'cpu') and not bf16: return OnnxEngine(threads=threads)
-    asked = 'bfloat16' if bf16 else f'device {device}' if device not in (None, 'cpu') else f'weights {name}'
+    asked = 'bfloat16' if bf16 else f'weights {name}' if on_cpu else f'device {device}'
     with needs_training(asked):
         import torch
         from medfusion_nb.model import TorchEngine, load_network
@@ -260,7 +262,7 @@ def as_engine(
     network:Any, # FusionNet or CompactNet
 ) -> Engine:
     "An engine that runs a network with PyTorch."
-    from medfusion_nb.model import TorchEngine
+    with needs_training('a network of PyTorch'): from medfusion_nb.model import TorchEngine
     return TorchEngine(network)
 
 # %% ../nbs/01d_engine.ipynb #b0598594
@@ -287,7 +289,7 @@ def medfusion_export(
     force:bool=False,       # overwrite an existing file
 ) -> dict[str, Any]: # what `--json` prints
     "Write a compact network as ONNX file, which medfusion_fuse --weights runs without PyTorch."
-    from medfusion_nb.model import load_network
+    with needs_training('the export of a network'): from medfusion_nb.model import load_network
     if Path(out).suffix != '.onnx': raise ValueError(f'output {out}: its name must end in .onnx')
     if Path(out).exists() and not force:
         raise FileExistsError(f'output {out} exists: choose another name or overwrite it with --force')

@@ -43,8 +43,8 @@ from .data import (EXTENSIONS, TEST, VALID, WINDOWS, FusionDataset, Pair, Range,
                                aanlib_patient, data_root, find_pairs, find_range, find_ranges, parse_range,
                                parse_window, read_image, same_size, split_by_patient, write_image)
 from .phantom import PhantomDataset
-from .model import (PairNet, attention_figure, attention_maps, fold_batch_norm, load_network, luma,
-                                pick_device)
+from .model import (PairNet, attention_figure, attention_maps, fold_batch_norm, load_network,
+                                luma, pick_device)
 from .metrics import METRICS, evaluate
 from .findings import KINDS, cases, measure
 from .losses import gradient_magnitude, stronger

@@ -24,7 +24,8 @@ from fastcore.basics import patch
 from torch import nn
 
 from .core import WEIGHTS, Option, as_text, claimed, command, is_first, log, staged, undisturbed
-from .data import TEST, VALID, FusionDataset, find_pairs, find_ranges, parse_range, split_by_patient
+from .data import (TEST, VALID, FusionDataset, find_pairs, find_ranges, parse_range,
+                               split_by_patient)
 from .phantom import Phantom, PhantomDataset, phantom_pair
 from .datasets import folder_digest
 from .model import (build_network, dequantize, fuse_batch, load_checkpoint,

@@ -16,11 +16,11 @@ from typing import Annotated, Any, NamedTuple, get_args
 import numpy as np
 from tqdm import tqdm
 
-from .core import (Option, check_unchanged, claimed, command, renamed, show_images, staged,
-                              stamps)
+from .core import (Option, check_unchanged, claimed, command, needs_training, renamed, show_images,
+                              staged, stamps)
 from .data import (EXTENSIONS, PAIRS, WINDOWS, Pair, check_format, color_share, find_pairs,
-                               find_ranges, get_pair, luminance, parse_range, parse_window, percent,
-                               read_with_share, same_size, to_float, write_image)
+                               find_ranges, get_pair, is_picture, luminance, parse_range, parse_window,
+                               percent, read_with_share, same_size, to_float, write_image)
 from .engine import Engine, as_engine, load_engine, own_engine, which_network
 
 # %% ../nbs/07_fuse.ipynb #cell-013
@@ -241,7 +241,7 @@ def _write(
             figure = show_images([ct, mri, keep_color(ct, fused)], [*names, 'fused'], width=3.2, dpi=120)
             figure.savefig(parts[target])
         if kind == 'attention':
-            from medfusion_nb.model import attention_figure
+            with needs_training('--attention'): from medfusion_nb.model import attention_figure
             grey = luminance(ct)
             maps = engine.attention(grey, mri)
             figure = attention_figure(grey, mri, fused, maps, names, width=2.6, dpi=120)
@@ -309,19 +309,12 @@ def _refuse(
         if options and options[0].group == kind and given[p.name] != p.default:
             raise ValueError(f"--{p.name.replace('_', '-')} is for {kind}, and {why}")
 
-_BEGIN = b'\x89PNG', b'II', b'MM', b'\xff\xd8', b'BM' # how image files begin
-
-def _is_picture(path:Path) -> bool:
-    "Is a file an image by its name and by its first bytes?"
-    if path.suffix.lower() not in EXTENSIONS: return False
-    with open(path, 'rb') as f: return f.read(4).startswith(_BEGIN)
-
 def _are_pictures(
     paths:Sequence[Path], # files and folders
 ) -> bool:
     "Are there images and nothing else? What can be told without the library that reads volumes."
     files = [f for p in paths for f in (p.rglob('*') if p.is_dir() else [p])]
-    return all(_is_picture(f) for f in files if f.is_file() and not f.name.startswith('.'))
+    return all(is_picture(f) for f in files if f.is_file() and not f.name.startswith('.'))
 
 def _are_volumes(
     paths:Sequence[Path], # CT and MRI, as far as they are given

@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .core import Option, claimed, command, log, staged
-from .data import (FusionDataset, Window, dataloader, find_ranges, get_window, llvip_pairs, luminance,
-                               parse_range, parse_window)
+from .data import (FusionDataset, Window, dataloader, find_ranges, get_window, llvip_pairs,
+                               luminance, parse_range, parse_window)
 from .phantom import PhantomDataset
-from .model import BACKBONES, build_network, check_state, emulates_bf16, read_checkpoint, save_checkpoint
+from .model import (BACKBONES, build_network, check_state, emulates_bf16, read_checkpoint,
+                                save_checkpoint)
 from .findings import scatter
 from .losses import FusionLoss, Probe
 

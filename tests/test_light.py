@@ -68,11 +68,14 @@ else: raise AssertionError"""
         python(code, tmp_path)
     (tmp_path/'sitecustomize.py').write_text(WITHOUT_TORCH)
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')]))
-    for words in (['medfusion_pretrain'], ['medfusion_fuse', '--weights', 'full'], ['medfusion_fuse', '--bf16']):
+    fuse = 'medfusion_fuse', '--weights'
+    for words in (['medfusion_pretrain'], ['medfusion_export', 'compact'], ['medfusion_fuse', '--bf16'],
+                  [*fuse, 'full'], [*fuse, 'compact', '--attention']):
         program = str(Path(sys.executable).parent/words[0]), *words[1:]
         done = subprocess.run(program, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count('\n') == 1, done.stderr
         assert "pip install 'medfusion_nb[train]'" in done.stderr
+        assert not [*tmp_path.glob('*.png')]
 
 
 # of a run that fuses two pictures into one, the modules that it does not use
