@@ -31,14 +31,14 @@ from scipy.ndimage import uniform_filter
 from scipy.signal import convolve2d
 from tqdm import tqdm
 
-from .core import WEIGHTS, Option, claimed, command, staged
+from .core import WEIGHTS, Option, claimed, command, staged, usual_threads
 from .data import read_image, write_image
 from .phantom import PhantomDataset, phantom_pair
 from .model import (FusionNet, build_network, emulates_bf16, fold_batch_norm, load_network,
                                 save_checkpoint)
 from .metrics import METRICS, evaluate
 from .losses import FusionLoss
-from .engine import OnnxEngine, usual_threads
+from .engine import OnnxEngine
 from .pretrain import Config
 
 # %% ../nbs/05_benchmark.ipynb #cell-007

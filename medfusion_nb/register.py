@@ -34,7 +34,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from .core import checkerboard, needs_training, show_images, staged
+from .core import checkerboard, needs_training, show_images, staged, usual_threads
 from .phantom import like, make_grid, middle, phantom_volume
 from .volume import Scan, resample
 
@@ -152,7 +152,7 @@ def _one_thread() -> Iterator[None]:
 
 def _each(work:Callable, items:Iterable) -> list[Any]:
     "What `work` makes of each item, in order: several at once, each of them on one thread."
-    with _one_thread(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with _one_thread(), ThreadPoolExecutor(min(4, usual_threads())) as pool:
         return list(pool.map(work, items))
 
 def _air(image:sitk.Image) -> float:

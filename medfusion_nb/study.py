@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Grid', 'PICTURES', 'fuse_volume', 'common_grid', 'Alignment', 'modality_names', 'scan_names', 'check_pair',
-           'check_patients', 'Refused', 'align', 'Study', 'ct_window', 'fuse_study', 'Labels', 'match_labels',
-           'carry_labels', 'views', 'views_figure', 'is_nifti', 'may_write', 'check_one_file', 'check_study_output',
-           'record', 'fused_slices', 'contact_sheet', 'write_study', 'write_refused', 'candidate', 'write_studies',
-           'list_scans', 'fuse_scans']
+           'check_patients', 'Refused', 'align', 'Study', 'ct_window', 'together', 'fuse_study', 'Labels',
+           'match_labels', 'carry_labels', 'views', 'views_figure', 'is_nifti', 'may_write', 'check_one_file',
+           'check_study_output', 'record', 'fused_slices', 'contact_sheet', 'fill_folder', 'write_study',
+           'write_refused', 'candidate', 'write_studies', 'read_scans', 'list_scans', 'fuse_scans']
 
 # %% ../nbs/06_study.ipynb #cell-003
 import gzip
@@ -285,6 +285,22 @@ def _on_grid(scan:Scan, grid:sitk.Image, transform:sitk.Transform|None, window:A
         return ct_unit(resample(scan.image, grid, transform, air), window)
     return sitk.Clamp(resample(mri_unit(scan.image), grid, transform), sitk.sitkFloat32, 0, 1)
 
+def _ways(alignment:Alignment, grid:Grid) -> tuple[sitk.Transform|None, sitk.Transform|None]:
+    "From points of the grid to points of the CT, and of the MRI."
+    t = alignment.transform
+    return (_inverse(t), None) if grid == 'mri' else (None, t)
+
+def together(
+    alignment:Alignment,     # of two scans, from align
+    window:Window|None=None, # see fuse_study
+    grid:Grid='ct',          # see common_grid
+) -> tuple[sitk.Image, sitk.Image]: # CT and MRI on one grid, in [0,1]
+    "Two aligned scans as the network gets them; raises `ValueError` for a window or a grid that cannot be."
+    scans = alignment.ct, alignment.mri
+    (window, _), place = ct_window(scans, window), common_grid(*(s.image for s in scans), grid)
+    a, b = (_on_grid(s, place, t, window) for s, t in zip(scans, _ways(alignment, grid)))
+    return a, b
+
 def fuse_study(
     alignment:Alignment,      # of two scans, from align
     engine:Engine,            # see load_engine
@@ -295,15 +311,13 @@ def fuse_study(
     progress:bool=False,      # a progress bar, when standard error is a terminal?
 ) -> Study:
     "Resample and fuse two aligned scans; raises `ValueError` naming what stands in the way."
-    scans, to_mri = (alignment.ct, alignment.mri), alignment.transform
-    ct, mri = (s.image for s in scans)
-    (window, why), place = ct_window(scans, window), common_grid(ct, mri, grid)
-    to = (_inverse(to_mri), None) if grid == 'mri' else (None, to_mri) # from the grid to the CT, to the MRI
-    a, b = (_on_grid(s, place, t, window) for s, t in zip(scans, to))
-    axis = slice_axis(place)
+    scans, to = (alignment.ct, alignment.mri), _ways(alignment, grid)
+    window, why = ct_window(scans, window)
+    a, b = together(alignment, window, grid)
+    axis = slice_axis(a)
     def slices(v): return _across(v, axis)
     ct_slices, mri_slices = (slices(sitk.GetArrayViewFromImage(v)) for v in (a, b))
-    ct_cover, mri_cover = (slices(cover(s.image, place, t, gaps=s.gaps)) for s, t in zip(scans, to))
+    ct_cover, mri_cover = (slices(cover(s.image, a, t, gaps=s.gaps)) for s, t in zip(scans, to))
     found = fuse_volume(engine, ct_slices, mri_slices, ct_cover, mri_cover, batch_size, progress)
     if axis != 2: found = np.moveaxis(found[:, ::-1], 0, 2 - axis)
     fused = like(np.ascontiguousarray(np.clip(found, 0, 1)), a)
@@ -576,6 +590,19 @@ def contact_sheet(
     return np.vstack(rows)
 
 # %% ../nbs/06_study.ipynb #cell-041
+def fill_folder(
+    study:Study,           # from fuse_study
+    folder:Path,           # is there
+    formats:Sequence[str], # nifti, dicom
+    deidentify:bool=False, # see write_dicom
+) -> None:
+    "Write volume, DICOM series, transform and segmentation of a study into a folder."
+    fused = _as_reference(study)
+    if 'nifti' in formats: write_nifti(fused, folder/'fused.nii.gz')
+    if 'dicom' in formats: _write_series(fused, folder/'dicom', study, deidentify)
+    for name, t in _transforms(study.alignment).items(): save_transform(t, folder/name)
+    _write_labels(study, folder/'labels.nii.gz')
+
 def write_study(
     study:Study,                              # from fuse_study
     out:Path|str,                             # folder, or .nii or .nii.gz file
@@ -587,17 +614,14 @@ def write_study(
     force:bool=False,                         # replace the result of an earlier run?
 ) -> list[Path]:                              # the files and folders written
     "Write the result, all of it or nothing; raises `FileExistsError` or `OSError` where that cannot be."
-    out, fused, r = Path(out), _as_reference(study), study.alignment.registration
+    out, r = Path(out), study.alignment.registration
     doubted = r is not None and not r.trusted # then the pictures come first
     check_study_output(out, force, labels=study.labels is not None)
     check_one_file(out, formats, png=png, contact_sheet=sheet, figure=figure, deidentify=deidentify)
-    if is_nifti(out): return _write_file(fused, out, study)
+    if is_nifti(out): return _write_file(_as_reference(study), out, study)
     with staged(out, folder=True, gone=_old_refusal(out)) as folder:
-        if 'nifti' in formats: write_nifti(fused, folder/'fused.nii.gz')
-        if 'dicom' in formats: _write_series(fused, folder/'dicom', study, deidentify)
+        fill_folder(study, folder, formats, deidentify)
         _write_pictures(study, folder, png, sheet, figure)
-        for name, t in _transforms(study.alignment).items(): save_transform(t, folder/name)
-        _write_labels(study, folder/'labels.nii.gz')
         (folder/RECORD).write_text(json.dumps(record(study, deidentify), indent=1))
         names = sorted((p.name for p in folder.iterdir()), key=lambda n: (doubted and n not in PICTURES, n))
     return [out/n for n in names]
@@ -771,7 +795,10 @@ def _check_scans(given:dict[str, Any], scans:Sequence[Scan]) -> None:
         check_pair(ct, mri)
         if not given['any_patient']: check_patients(ct, mri)
 
-def _read_scans(given:dict[str, Any], paths:Sequence[str]) -> list[Scan]:
+def read_scans(
+    given:dict[str, Any], # options of medfusion_fuse
+    paths:Sequence[str],  # files or folders, that of the reference first
+) -> list[Scan]:
     "The scans, the first of them the reference; raises `ValueError` for options that do not fit them."
     hu, n, picks = given['ct_units'] == 'hu', len(paths), given['mri_series']
     if not hu and not isinstance(given['window'], tuple):
@@ -845,7 +872,7 @@ def _fuse_scans(given:dict[str, Any], out:Path) -> dict[str, Any]: # network, wr
     paths, drawn = [given['ct'], given['mri'], *given['more']], given['labels']
     sources = _sources(given)
     before = stamps(sources)
-    ct, *others = _read_scans(given, paths)
+    ct, *others = read_scans(given, paths)
     labels = match_labels(read_labels(drawn, given['index']), ct, others[0], drawn) if drawn else None
     network = which_network(given['weights'], given['device'])
     engine = load_engine(network, given['device'], given['bf16'], given['threads'])
