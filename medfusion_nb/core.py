@@ -803,7 +803,7 @@ def run_command(
     argv:Sequence[str]|None=None, # arguments; None: those of the command line
     several:bool=False,           # may several processes share the work? then the first one prints
 ) -> None:
-    "Parse, call, print; ends with the exit code that the result names, 1 when its 'ok' is False, 2 for bad input."
+    "Parse, call, print; the exit code is that of the result, 1 when its 'ok' is False, 2 for bad input."
     with one_line_errors(parser.prog):
         given = _gathered(vars(parser.parse_args(argv)))
         as_json, first = given.pop('json'), not several or is_first()
@@ -849,8 +849,8 @@ def command_of(
     return run
 
 # %% ../nbs/000_core.ipynb #980dec35
-_COMMANDS = dict(fuse='fuse', data='datasets', export='engine', pretrain='pretrain', finetune='finetune',
-                 evaluate='evaluate', benchmark='benchmark') # last word of the name -> module
+_COMMANDS = dict(fuse='fuse', cohort='cohort', data='datasets', export='engine', pretrain='pretrain',
+                 finetune='finetune', evaluate='evaluate', benchmark='benchmark') # last word of the name -> module
 
 def run_script(
     argv:Sequence[str]|None=None, # name of the command and its arguments; None: those of the process

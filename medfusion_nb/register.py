@@ -6,7 +6,7 @@
 __all__ = ['Vector', 'VOXELS_MM', 'SAMPLES', 'GRADES', 'LIMITS', 'ENDINGS', 'PLANE_NAMES', 'rigid', 'move_points', 'rms_distance',
            'inverse', 'chain', 'misplace', 'random_motion', 'phantom_scans', 'check_volume', 'head_mask', 'Pyramid',
            'pyramid', 'in_view', 'mutual_information', 'refine', 'starts', 'beside', 'search', 'prominence',
-           'expected_error', 'mirror', 'overlap', 'Registration', 'judge', 'register', 'save_transform',
+           'expected_error', 'mirror', 'overlap', 'Registration', 'judge', 'judge_pose', 'register', 'save_transform',
            'load_transform', 'checkerboard_figure', 'edge_overlay_figure', 'registration_benchmark',
            'registration_summary']
 
@@ -617,6 +617,16 @@ def judge(
     before, after = mutual_information(fixed, moving), mutual_information(fixed, moving, t)
     return Registration(t, before, after, _angle(t), float(np.linalg.norm(t.GetTranslation())), moved,
                         score=score, grade=grade, reason=reason, **checks)
+
+def judge_pose(
+    fixed:sitk.Image,         # volume that stays
+    moving:sitk.Image,
+    t:sitk.Transform,         # rigid: points of fixed -> points of moving
+    seed:int=0,               # of the random samples
+) -> Registration:
+    "What speaks for and against a pose that comes from elsewhere; raises `ValueError` as `register` does."
+    f, m = pyramid(fixed, 'fixed'), pyramid(moving, 'moving')
+    return judge(f, m, _as_euler(*_matrix(t), f.center), seed)
 
 def register(
     fixed:sitk.Image,    # volume that stays, usually the CT

@@ -6,8 +6,9 @@
 __all__ = ['Grid', 'PICTURES', 'fuse_volume', 'common_grid', 'Alignment', 'modality_names', 'scan_names', 'check_pair',
            'check_patients', 'Refused', 'align', 'Study', 'ct_window', 'together', 'fuse_study', 'Labels',
            'match_labels', 'carry_labels', 'views', 'views_figure', 'is_nifti', 'may_write', 'check_one_file',
-           'check_study_output', 'record', 'fused_slices', 'contact_sheet', 'fill_folder', 'write_study',
-           'write_refused', 'candidate', 'write_studies', 'read_scans', 'list_scans', 'fuse_scans']
+           'check_study_output', 'registration_record', 'signed', 'record', 'fused_slices', 'contact_sheet',
+           'fill_folder', 'write_study', 'write_refused', 'candidate', 'write_studies', 'read_scans', 'list_scans',
+           'fuse_scans']
 
 # %% ../nbs/06_study.ipynb #cell-003
 import gzip
@@ -297,7 +298,7 @@ def together(
 ) -> tuple[sitk.Image, sitk.Image]: # CT and MRI on one grid, in [0,1]
     "Two aligned scans as the network gets them; raises `ValueError` for a window or a grid that cannot be."
     scans = alignment.ct, alignment.mri
-    (window, _), place = ct_window(scans, window), common_grid(*(s.image for s in scans), grid)
+    (window, _), place = ct_window(scans, window), common_grid(alignment.ct.image, alignment.mri.image, grid)
     a, b = (_on_grid(s, place, t, window) for s, t in zip(scans, _ways(alignment, grid)))
     return a, b
 
@@ -518,13 +519,17 @@ def _label_record(labels:Labels|None, names_of_scans:Sequence[str]) -> dict[str,
     ml = {str(k): dict(zip(names, np.round(v, 6).tolist())) for k, v in (labels.ml or {}).items()}
     return dict(space_of=names_of_scans[labels.of == 'mri'].lower(), ml=ml)
 
-def _numbers(r:Registration|None) -> dict[str, Any]|None:
+def registration_record(
+    r:Registration|None,
+) -> dict[str, Any]|None:
     "A registration in plain values."
     if r is None: return None
     t = r.transform
     return r._asdict() | dict(trusted=r.trusted, transform=[*t.GetParameters(), *t.GetCenter()])
 
-def _signed(**said:Any) -> dict[str, Any]:
+def signed(
+    **said:Any, # plain values
+) -> dict[str, Any]:
     "What every record begins with, and what it says."
     return dict(program=f'medfusion_nb {__version__}', format=2, use=RESEARCH) | said
 
@@ -540,12 +545,12 @@ def record(
     found, alignment = study.alignment.registration, study.alignment
     scans = alignment.ct, alignment.mri
     names = scan_names(*scans)
-    return _signed(scans=modality_names(*scans), window=study.window,
+    return signed(scans=modality_names(*scans), window=study.window,
                    size=study.fused.GetSize(), spacing_mm=np.round(study.fused.GetSpacing(), 6).tolist(),
                    space_of=names[study.reference == 'mri'].lower(),
                    alignment=alignment.source, aligned_by=alignment.note,
                    transform_parameters=list(alignment.transform.GetParameters()),
-                   trusted=None if found is None else found.trusted, registration=_numbers(found),
+                   trusted=None if found is None else found.trusted, registration=registration_record(found),
                    labels=_label_record(study.labels, names),
                    gaps_mm={name: _gaps_mm(s) for name, s in zip(names, scans) if s.gaps},
                    notes=study.notes, deidentified=deidentify)
@@ -704,8 +709,8 @@ def write_refused(
         raise FileExistsError(f"{folder} holds {foreign[0]}, which is not of a run: move it elsewhere")
     pictures = _pictures(grid, resample(alignment.mri.image, grid, t))
     scans = alignment.ct, alignment.mri
-    said = _signed(refused=True, scans=modality_names(*scans), digests=[_digest(s.image) for s in scans],
-                   registration=_numbers(alignment.registration))
+    said = signed(refused=True, scans=modality_names(*scans), digests=[_digest(s.image) for s in scans],
+                   registration=registration_record(alignment.registration))
     with staged(folder, folder=True) as part:
         for name, figure in pictures.items(): figure.savefig(part/name)
         save_transform(t, part/'candidate.tfm')
@@ -753,7 +758,7 @@ def write_studies(
         for name, study in studies:
             write_study(study, folder/name, **kwargs)
             names.append(name)
-        (folder/RECORD).write_text(json.dumps(_signed(studies=len(names)), indent=1))
+        (folder/RECORD).write_text(json.dumps(signed(studies=len(names)), indent=1))
     refused = [f for n in names for f in _old_refusal(out.with_name(f'{out.name}_{n}'))]
     with staged([], gone=refused): pass
     return [out/n for n in names]
