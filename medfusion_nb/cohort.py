@@ -102,7 +102,7 @@ def _columns(
     if twice: raise ValueError(f"{path} has two columns {printable(twice[0])}: give one of them another name")
     return names
 
-# %% ../nbs/08_cohort.ipynb #b66ee823
+# %% ../nbs/08_cohort.ipynb #0027d26e
 _TAKEN = {'failed', *(f'{d}{i}' for d in ('com', 'lpt') for i in range(10)), 'con', 'prn', 'aux', 'nul'}
 
 def _bad_name(subject:str) -> str: # '' where there is nothing to say
@@ -135,8 +135,9 @@ def _case(
     if missing: error = f"the column {missing[0]} is empty"
     if len(cells) > len(names): error = f'{len(cells)} cells, but the table has {len(names)} columns'
     error = _bad_name(subject) or error
-    return Case(printable(subject) or f'line {number}', ct, mri, transform if said['transform'] else None, window,
-                more=more, ct_series=said['ct_series'], mri_series=said['mri_series'],
+    applied = transform if said['transform'] else None
+    return Case(printable(subject) or f'line {number}', ct, mri, applied, window, more=more,
+                ct_series=said['ct_series'], mri_series=said['mri_series'],
                 error=error and f'line {number}: {error}')
 
 def read_table(
@@ -159,7 +160,7 @@ def read_table(
                                    f'such as {case.subject}_2')
     return [checked(c) for c in cases]
 
-# %% ../nbs/08_cohort.ipynb #e431c3e7
+# %% ../nbs/08_cohort.ipynb #6ad3ad6f
 def _of_folder(
     folder:Path, # of one patient
 ) -> Case:
@@ -172,8 +173,8 @@ def _of_folder(
     cts, mris = kinds['CT'], kinds['MR']
     if len(cts) == len(mris) == 1: return Case(folder.name, cts[0], mris[0])
     if is_volume(folder): return Case(folder.name, folder, folder) # DICOM
-    error = (f'{folder} has {len(volumes)} volume files, {len(cts)} of a CT and {len(mris)} of an MRI by their '
-             'names: one of each is needed, such as ct.nii.gz and mri.nii.gz; or write a table')
+    error = (f'{folder} has {len(volumes)} volume files, {len(cts)} of a CT and {len(mris)} of an MRI by '
+             'their names: one of each is needed, such as ct.nii.gz and mri.nii.gz; or write a table')
     return Case(folder.name, error=error)
 
 def find_patients(
@@ -645,7 +646,7 @@ def run_case(
     except _FINAL as e: return fail_case(case, out, options, str(e), None, begun)
     return said | dict(page=_names(case)['page'])
 
-# %% ../nbs/08_cohort.ipynb #bd647c96
+# %% ../nbs/08_cohort.ipynb #45d5e0e5
 @dataclass(frozen=True)
 class Spread:
     "How the work is spread."
@@ -676,13 +677,16 @@ def _alive() -> str:
 _QUIET = {'distributed.worker.memory.target': False, 'distributed.worker.memory.spill': False,
           'distributed.comm.timeouts.connect': '20s'} # a study is no data that can be moved to the disk
 
+# Ctrl-C in a terminal reaches the processes as well: the command stops them
+_STAY = 'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)'
+
 def _cluster(spread:Spread, n:int) -> Any: # of Dask
     "Processes of this machine for `n` studies."
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning) # where its port is taken, the dashboard gets another
         return _needs_dask().LocalCluster(
             n_workers=_processes(spread, n), threads_per_worker=1, memory_limit=int(spread.memory*2**30),
-            dashboard_address='localhost:8787', silence_logs='CRITICAL')
+            dashboard_address='localhost:8787', silence_logs='CRITICAL', preload=[_STAY])
 
 def _check_workers(client:Any, where:str) -> None:
     "Raises `ValueError` where the processes of a cluster do not run this version."
