@@ -864,6 +864,11 @@ def _planes(image:sitk.Image, center:Vector, mm:float) -> tuple[np.ndarray, ...]
     x, y, z = np.clip(at, 0, size - 1)
     return v[z], v[::-1, y], v[::-1, :, x]
 
+def _thinned(image:sitk.Image, mm:float) -> sitk.Image:
+    "A volume without voxels that are finer than the pixels of a picture."
+    spacing = np.array(image.GetSpacing())
+    return image if (spacing > .9*mm).all() else _coarser(image, np.maximum(spacing, mm))
+
 def _shown(image:sitk.Image) -> tuple[sitk.Image, np.ndarray]: # float32 in [0,1]; centre of the head, mm
     "Grey values as they are shown."
     head = head_mask(_coarser(image, 4))
@@ -890,7 +895,7 @@ def checkerboard_figure(
 ) -> Figure:
     "Tiles of both volumes in turn, in three planes; raises `ValueError` where their grids differ."
     _check_same_grid(fixed, moved)
-    (a, center), (b, _) = _shown(fixed), _shown(moved)
+    (a, center), (b, _) = _shown(_thinned(fixed, mm)), _shown(_thinned(moved, mm))
     planes = zip(_planes(a, center, mm), _planes(b, center, mm))
     return show_images([checkerboard(a, b, round(tile/mm)) for a, b in planes], PLANE_NAMES, **kwargs)
 
@@ -902,6 +907,7 @@ def edge_overlay_figure(
 ) -> Figure:
     "Outlines of one volume on the other, in three planes; raises `ValueError` where their grids differ."
     _check_same_grid(fixed, moved)
+    fixed, moved = _thinned(fixed, mm), _thinned(moved, mm)
     (shown, _), (_, center) = _shown(moved), _shown(fixed)
     smooth = sitk.SmoothingRecursiveGaussian(sitk.Cast(fixed, sitk.sitkFloat32), .7)
     classes = sitk.OtsuMultipleThresholds(sitk.Clamp(smooth, sitk.sitkFloat32, -1024, 2000), 2)
