@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'SPOILED', 'PAGE', 'Case', 'read_table', 'find_patients', 
            'asked', 'fingerprint', 'inputs_of', 'state', 'is_done', 'fail_case', 'run_case', 'Spread', 'run_cases',
            'write_report', 'find_cases', 'parse_shard', 'summary', 'Cohort', 'medfusion_cohort']
 
-# %% ../nbs/08_cohort.ipynb #f9583375
+# %% ../nbs/08_cohort.ipynb #19f51f36
 import argparse
 import csv
 import json
@@ -48,8 +48,8 @@ from .engine import Engine, load_engine, which_network
 from .study import (Alignment, Refused, Study, align, fill_folder, fuse_study, read_scans, record,
                                 registration_record, signed, together)
 from .report import by_doubt, cohort_page, outliers, study_page
-from .bids import (BIDSIGNORE, BidsCase, describe_derivative, derivative_names, find_bids, is_bids,
-                               sidecar)
+from .bids import (BIDSIGNORE, README, BidsCase, describe_derivative, derivative_names, find_bids,
+                               is_bids, other_names, sidecar)
 
 # %% ../nbs/08_cohort.ipynb #3fef021e
 @dataclass(frozen=True)
@@ -370,12 +370,12 @@ def inputs_of(
     if options.weights and Path(options.weights).exists(): files['weights'] = Path(options.weights)
     return [fingerprint(p, role, options.identify) for role, p in files.items() if p is not None]
 
-# %% ../nbs/08_cohort.ipynb #4ae71a27
+# %% ../nbs/08_cohort.ipynb #69b76697
 PAGE = 'report.html' # of a study
 
-def _names(case:Case) -> dict[str, str]: # what -> path from the folder of the cohort
+def _names(case:Case, options:Options) -> dict[str, str]: # what -> path from the folder of the cohort
     "Where record and page of a case lie; in a BIDS derivative all of its files."
-    if case.bids is not None: return derivative_names(case.bids)
+    if case.bids is not None: return derivative_names(case.bids, options.grid)
     return dict(record=f'{case.subject}/{RECORD}', page=f'{case.subject}/{PAGE}')
 
 def _failed(case:Case) -> str:
@@ -421,7 +421,7 @@ def state(
     "What is known of a case."
     row = dict(subject=case.subject, more=dict(case.more), page=None)
     if case.error: return row | dict(status='failed', error=_without_paths(case.error, case, options))
-    names, failed = _names(case), _failed(case)
+    names, failed = _names(case, options), _failed(case)
     try: inputs = inputs_of(case, options)
     except OSError as e: return row | dict(status='failed', error=_without_paths(str(e), case, options))
     said = _read_record(out/names['record'])
@@ -538,7 +538,7 @@ def _sizes(parts:Mapping[str, Path]) -> dict[str, int]: # path from the folder o
 
 def _write_text(path:Path, text:str) -> None: path.write_text(text, encoding='utf-8')
 
-# %% ../nbs/08_cohort.ipynb #88213677
+# %% ../nbs/08_cohort.ipynb #29ca89f8
 def _fill(
     case:Case,
     parts:Mapping[str, Path], # path from the folder of the cohort -> where it is written first
@@ -549,7 +549,7 @@ def _fill(
     if case.bids is None:
         formats = ('nifti', 'dicom') if options.format == 'both' else (options.format,)
         return fill_folder(study, parts[case.subject], formats, options.deidentify)
-    names = _names(case)
+    names = _names(case, options)
     place = parts[names['fused']].with_name('all')
     place.mkdir()
     fill_folder(study, place, ('nifti',))
@@ -565,10 +565,11 @@ def _write_study(
     options:Options,
 ) -> None:
     "Write volume, page and record of a study, all or nothing; a failure of an earlier run goes."
-    names, folder = _names(case), case.bids is None
+    names, folder = _names(case, options), case.bids is None
     targets = [case.subject] if folder else list(names.values())
     if folder: check_folder(out/case.subject, force=True)
-    with staged([out/t for t in targets], folder=folder, gone=[out/_failed(case)]) as staged_parts:
+    old = [_failed(case), *([] if case.bids is None else other_names(case.bids, options.grid))]
+    with staged([out/t for t in targets], folder=folder, gone=[out/name for name in old]) as staged_parts:
         parts = {t: staged_parts[out/t] for t in targets}
         def part(what): return parts[case.subject]/Path(names[what]).name if folder else parts[names[what]]
         _fill(case, parts, study, options)
@@ -593,7 +594,7 @@ def _write_failure(
         _write_text(part/PAGE, study_page(said, *shown))
         _write_text(part/RECORD, json.dumps(said, indent=1))
 
-# %% ../nbs/08_cohort.ipynb #d06d4867
+# %% ../nbs/08_cohort.ipynb #8a965e28
 # another try would not mend them
 _FINAL = (ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError,
           IsADirectoryError)
@@ -644,7 +645,7 @@ def run_case(
         why = _REFUSED.format(r.reason if r else '')
         return fail_case(case, out, options, why, e.alignment, begun)
     except _FINAL as e: return fail_case(case, out, options, str(e), None, begun)
-    return said | dict(page=_names(case)['page'])
+    return said | dict(page=_names(case, options)['page'])
 
 # %% ../nbs/08_cohort.ipynb #45d5e0e5
 @dataclass(frozen=True)
@@ -819,7 +820,7 @@ def write_report(
         _write_text(parts[files[2]], json.dumps(signed(**said, studies=to_json(brief)), indent=1))
     return files
 
-# %% ../nbs/08_cohort.ipynb #26f11643
+# %% ../nbs/08_cohort.ipynb #2b9ed98f
 _BIDS = 'dataset_description.json' # what a BIDS dataset has
 
 def find_cases(
@@ -847,7 +848,8 @@ def _check_out(out:Path, studies:Path) -> None:
     if source in place.parents and not is_bids(studies):
         raise ValueError(f'output {out} lies in {studies}, and a later run would take it for a patient: '
                          'choose another place')
-    there = [p for p in out.iterdir() if p.name[:1] != '.' and p.name != _BIDS] if out.exists() else []
+    own = _BIDS, 'README' # of a derivative
+    there = [p for p in out.iterdir() if p.name[:1] != '.' and p.name not in own] if out.exists() else []
     if there and not (out/'cohort.json').is_file():
         raise FileExistsError(f'output {out} is not empty, and holds no result of medfusion_cohort: '
                               'choose another name')
@@ -855,7 +857,8 @@ def _check_out(out:Path, studies:Path) -> None:
 def _describe(out:Path, studies:Path) -> None:
     "What makes a folder a BIDS derivative."
     if (out/_BIDS).exists(): return
-    files = {out/_BIDS: json.dumps(describe_derivative(studies), indent=1), out/'.bidsignore': BIDSIGNORE}
+    said = json.dumps(describe_derivative(studies, out), indent=1)
+    files = {out/_BIDS: said, out/'.bidsignore': BIDSIGNORE, out/'README': README}
     with staged(list(files)) as parts:
         for p, text in files.items(): _write_text(parts[p], text)
 
