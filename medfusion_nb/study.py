@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Grid', 'PICTURES', 'fuse_volume', 'common_grid', 'Alignment', 'modality_names', 'scan_names', 'check_pair',
            'check_patients', 'Refused', 'align', 'Study', 'ct_window', 'together', 'fuse_study', 'Labels',
-           'match_labels', 'carry_labels', 'views', 'views_figure', 'is_nifti', 'may_write', 'check_one_file',
-           'check_study_output', 'registration_record', 'signed', 'record', 'fused_slices', 'contact_sheet',
-           'fill_folder', 'write_study', 'write_refused', 'candidate', 'write_studies', 'read_scans', 'list_scans',
-           'fuse_scans']
+           'match_labels', 'carry_labels', 'three_planes', 'views', 'views_figure', 'is_nifti', 'may_write',
+           'check_one_file', 'check_study_output', 'registration_record', 'signed', 'record', 'fused_slices',
+           'contact_sheet', 'fill_folder', 'write_study', 'write_refused', 'candidate', 'write_studies', 'read_scans',
+           'list_scans', 'fuse_scans']
 
 # %% ../nbs/06_study.ipynb #cell-003
 import gzip
@@ -415,18 +415,19 @@ def _middle_seen(ct, mri): # [x, y, z]
     lines = [np.flatnonzero(seen.any(axes)) for axes in ((0, 1), (0, 2), (1, 2))]
     return [float(line[0] + line[-1])/2 for line in lines]
 
-def views(
-    study:Study,          # from fuse_study
-    point:Any=None,       # physical point, mm; None: the middle of what is not black
-    step:float=1.,        # pixels of the pictures, mm
-) -> list[np.ndarray]:    # 9: axial, coronal, sagittal of the CT, then of the MRI, then of the fused volume
-    "Three planes of the sources and of the fused volume, upright, with square pixels."
+def three_planes(
+    volumes:Sequence[sitk.Image], # in [0,1], on one canonical grid; the first two are the sources
+    point:Any=None,               # physical point, mm; None: the middle of what is not black in the sources
+    step:float=1.,                # pixels of the pictures, mm
+) -> list[np.ndarray]:            # axial, coronal, sagittal of the first volume, then of the second ...
+    "Three planes of volumes, upright, with square pixels."
+    place = volumes[0]
     if point is None:
-        index = _middle_seen(*(sitk.GetArrayViewFromImage(v) for v in (study.ct, study.mri)))
-        point = study.fused.TransformContinuousIndexToPhysicalPoint(index)
-    voxels, axes = study.fused.GetSize(), np.reshape(study.fused.GetDirection(), (3, 3))
-    size = [int(np.ceil(n*s/step)) for n, s in zip(voxels, study.fused.GetSpacing())]
-    origin = middle(study.fused)
+        index = _middle_seen(*(sitk.GetArrayViewFromImage(v) for v in volumes[:2]))
+        point = place.TransformContinuousIndexToPhysicalPoint(index)
+    voxels, axes = place.GetSize(), np.reshape(place.GetDirection(), (3, 3))
+    size = [int(np.ceil(n*s/step)) for n, s in zip(voxels, place.GetSpacing())]
+    origin = middle(place)
     def plane(image, normal):
         n = [1 if i == normal else m for i, m in enumerate(size)]
         center = origin + axes[:, normal]*(axes[:, normal] @ (np.asarray(point) - origin))
@@ -434,7 +435,15 @@ def views(
         plane_image = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear)
         cut = sitk.GetArrayFromImage(plane_image).squeeze(2 - normal)
         return np.clip(cut if normal == 2 else cut[::-1], 0, 1)
-    return [plane(v, normal) for v in (study.ct, study.mri, study.fused) for normal in (2, 1, 0)]
+    return [plane(v, normal) for v in volumes for normal in (2, 1, 0)]
+
+def views(
+    study:Study,          # from fuse_study
+    point:Any=None,       # see three_planes
+    step:float=1.,        # pixels of the pictures, mm
+) -> list[np.ndarray]:    # 9: axial, coronal, sagittal of the CT, then of the MRI, then of the fused volume
+    "Three planes of the sources and of the fused volume, upright, with square pixels."
+    return three_planes((study.ct, study.mri, study.fused), point, step)
 
 def views_figure(
     study:Study,          # from fuse_study
