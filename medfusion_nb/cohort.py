@@ -538,7 +538,7 @@ def _sizes(parts:Mapping[str, Path]) -> dict[str, int]: # path from the folder o
 
 def _write_text(path:Path, text:str) -> None: path.write_text(text, encoding='utf-8')
 
-# %% ../nbs/08_cohort.ipynb #29ca89f8
+# %% ../nbs/08_cohort.ipynb #75943180
 def _fill(
     case:Case,
     parts:Mapping[str, Path], # path from the folder of the cohort -> where it is written first
@@ -557,6 +557,10 @@ def _fill(
     save_transform(study.alignment.transform, parts[names['transform']], force=True)
     shutil.rmtree(place)
 
+def _back(page:str) -> dict[str, str]: # page: its path from the folder of the cohort
+    "The link from the page of a study to that of the cohort."
+    return dict(cohort='../'*page.count('/') + 'cohort.html')
+
 def _write_study(
     case:Case,
     out:Path,
@@ -573,7 +577,7 @@ def _write_study(
         parts = {t: staged_parts[out/t] for t in targets}
         def part(what): return parts[case.subject]/Path(names[what]).name if folder else parts[names[what]]
         _fill(case, parts, study, options)
-        _write_text(part('page'), study_page(said, study.ct, study.mri, study.fused))
+        _write_text(part('page'), study_page(said | _back(names['page']), study.ct, study.mri, study.fused))
         if case.bids is not None: _write_text(part('sidecar'), json.dumps(sidecar(case.bids, said), indent=1))
         said['outputs'] = {k: n for k, n in _sizes(parts).items() if k != names['record']}
         _write_text(part('record'), json.dumps(said, indent=1))
@@ -591,7 +595,7 @@ def _write_failure(
     if alignment is not None: shown = together(alignment, case.window or options.window, options.grid)
     with staged(folder, folder=True) as part:
         if alignment is not None: save_transform(alignment.transform, part/'candidate.tfm')
-        _write_text(part/PAGE, study_page(said, *shown))
+        _write_text(part/PAGE, study_page(said | _back(f'{_failed(case)}/{PAGE}'), *shown))
         _write_text(part/RECORD, json.dumps(said, indent=1))
 
 # %% ../nbs/08_cohort.ipynb #8a965e28
