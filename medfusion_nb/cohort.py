@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'SPOILED', 'PAGE', 'Case', 'read_table', 'find_patients', 'check_cases', 'phantom_cohort', 'Options',
            'asked', 'fingerprint', 'inputs_of', 'state', 'is_done', 'fail_case', 'run_case', 'Spread', 'run_cases',
-           'write_report', 'find_cases', 'parse_shard', 'summary', 'Cohort', 'medfusion_cohort']
+           'write_report', 'find_cases', 'parse_shard', 'count', 'summary', 'Cohort', 'medfusion_cohort']
 
 # %% ../nbs/08_cohort.ipynb #19f51f36
 import argparse
@@ -875,15 +875,21 @@ def parse_shard(
     if 1 <= k <= n: return k, n
     raise argparse.ArgumentTypeError(f'{text!r}: use such as 3/20, the third of twenty parts')
 
-# %% ../nbs/08_cohort.ipynb #91882ab2
+# %% ../nbs/08_cohort.ipynb #65499b67
 _COUNTED = 'trusted', 'look at it', 'not registered', 'refused', 'failed', 'not run'
+
+def count(
+    n:int,
+) -> str:
+    "A number of studies, in words."
+    return f"{n} {'study' if n == 1 else 'studies'}"
 
 def summary(
     rows:Sequence[Mapping[str, Any]], # records
 ) -> str:
     "How many studies of each kind there are, in words."
-    count = Counter(r['status'] for r in rows)
-    return f"{len(rows)} studies: " + ', '.join(f'{count[s]} {s}' for s in _COUNTED if count[s])
+    n = Counter(r['status'] for r in rows)
+    return f'{count(len(rows))}: ' + ', '.join(f'{n[s]} {s}' for s in _COUNTED if n[s])
 
 def _key(case:Case) -> tuple[str, str]:
     "What tells cases apart, those with one subject too."
@@ -923,7 +929,7 @@ class Cohort:
         more = f", {len(again)} of them again ({', '.join(dict.fromkeys(again))})" if again else ''
         cannot = f', {len(bad)} cannot be fused' if bad else ''
         done = len(cases) - len(todo) - len(bad)
-        print(f'{len(cases)} studies: {done} done, {len(todo)} to fuse{more}{cannot}')
+        print(f'{count(len(cases))}: {done} done, {len(todo)} to fuse{more}{cannot}')
         for case, row in zip(cases, rows):
             if case.error: print(f'  {case.subject}: {case.error}')
             elif show and is_done(row): print(f'  {case.subject}: done')

@@ -16,7 +16,7 @@ from medfusion_nb.model import CompactNet, read_checkpoint, save_checkpoint
 from medfusion_nb.fuse import fuse
 
 README = Path(__file__).resolve().parents[1]/'README.md'
-COMMANDS = ('fuse', 'export', 'pretrain', 'finetune', 'evaluate', 'benchmark', 'data')
+COMMANDS = ('fuse', 'cohort', 'export', 'pretrain', 'finetune', 'evaluate', 'benchmark', 'data')
 
 
 def test_every_command_explains_itself(tmp_path, here):
