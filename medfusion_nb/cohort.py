@@ -465,7 +465,7 @@ def _without_paths(
     text = re.sub(r'\b(CT|MRI|transform) \1\b', r'\1', text)
     return _SERIES.sub(r'\1: \2', text)
 
-# %% ../nbs/08_cohort.ipynb #15e62296
+# %% ../nbs/08_cohort.ipynb #b0143417
 @lru_cache(maxsize=1)
 def _engine(weights:str|None) -> Engine:
     "The network, loaded once a process."
@@ -493,6 +493,14 @@ def _aligned(case:Case, options:Options) -> Alignment:
     found = align(ct, mri, options.register, case.transform, options.untrusted, options.any_patient)
     check_unchanged(sources, before)
     return found
+
+def _names_patient(subject:str, alignment:Alignment) -> list[str]: # a note, or nothing
+    "Is the subject, which stands in the report, the name or the number of the patient?"
+    def plain(x): return re.sub(r'\W|_', '', str(x or '')).lower()
+    headers = [h for s in (alignment.ct, alignment.mri) for h in s.headers[:1]]
+    said = {plain(h.get(k)) for h in headers for k in ('PatientID', 'PatientName')}
+    told = 'the subject is what the headers call the patient, and stands in the report: name it by a code'
+    return [told] if plain(subject) in said else []
 
 def _judged(alignment:Alignment) -> dict[str, Any]: # status, registration
     "How far an alignment can be trusted."
@@ -598,7 +606,7 @@ def _write_failure(
         _write_text(part/PAGE, study_page(said | _back(f'{_failed(case)}/{PAGE}'), *shown))
         _write_text(part/RECORD, json.dumps(said, indent=1))
 
-# %% ../nbs/08_cohort.ipynb #8a965e28
+# %% ../nbs/08_cohort.ipynb #5a6f4cbf
 # another try would not mend them
 _FINAL = (ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError,
           IsADirectoryError)
@@ -639,8 +647,9 @@ def run_case(
             judged = _judged(alignment)
         said = record(study, options.deidentify) | _common(case, options, inputs, begun) | judged
         notes = [_without_paths(n, case, options) for n in (*said['notes'], *heard)]
-        bids = [case.bids.note] if case.bids is not None and case.bids.note else []
-        said |= dict(error=None, notes=[*bids, *dict.fromkeys(notes)])
+        first = _names_patient(case.subject, alignment)
+        if case.bids is not None and case.bids.note: first.append(case.bids.note)
+        said |= dict(error=None, notes=[*first, *dict.fromkeys(notes)])
         _write_study(case, out, study, said, options)
     except BlockingIOError: return known | dict(status='not run', error='another run is writing it')
     except NoSpace: raise
@@ -785,7 +794,7 @@ def run_cases(
             bar.update()
             yield found
 
-# %% ../nbs/08_cohort.ipynb #770c250e
+# %% ../nbs/08_cohort.ipynb #f6b9d42e
 _FIGURES = 'score', 'error_mm', 'overlap', 'weakest_half', 'mirror', 'moved_mm', 'rotation_deg' # in the table
 
 def _safe(x:Any) -> Any:
@@ -802,7 +811,7 @@ def _line_of(row:Mapping[str, Any], odd:Mapping[str, list[str]]) -> dict[str, An
     said = dict(subject=row['subject'], status=row['status'], error=row.get('error'), **figures,
                 outlier_in=', '.join(strange), aligned_by=row.get('alignment'), seconds=row.get('seconds'),
                 notes=' | '.join(row.get('notes') or []), page=row.get('page'))
-    return said | {k: v for k, v in (row.get('more') or {}).items() if k not in said}
+    return said | {f'table_{k}' if k in said else k: v for k, v in (row.get('more') or {}).items()}
 
 def write_report(
     rows:Sequence[Mapping[str, Any]], # records, see state
@@ -875,7 +884,7 @@ def parse_shard(
     if 1 <= k <= n: return k, n
     raise argparse.ArgumentTypeError(f'{text!r}: use such as 3/20, the third of twenty parts')
 
-# %% ../nbs/08_cohort.ipynb #65499b67
+# %% ../nbs/08_cohort.ipynb #090ca102
 _COUNTED = 'trusted', 'look at it', 'not registered', 'refused', 'failed', 'not run'
 
 def count(
@@ -894,6 +903,14 @@ def summary(
 def _key(case:Case) -> tuple[str, str]:
     "What tells cases apart, those with one subject too."
     return case.subject, case.error
+
+def _check_options(options:Options, spread:Spread) -> None:
+    "Raises `OSError` or `ValueError` for what no study could be fused with."
+    if options.grid not in ('ct', 'mri'):
+        try: sensible = .05 <= float(options.grid) <= 50
+        except ValueError: sensible = False
+        if not sensible: raise ValueError(f'grid {options.grid!r}: use ct, mri or a step in mm, such as 1')
+    if spread.scheduler is None: _engine(options.weights)
 
 @dataclass
 class Cohort:
@@ -955,6 +972,7 @@ class Cohort:
     ) -> list[dict[str, Any]]: # records of these cases
         "Fuse what is not done; raises `OSError` or `ValueError` where nothing can be."
         cases = self.cases if cases is None else cases
+        _check_options(self.options, spread)
         if report or not (self.out/'cohort.json').is_file(): self.write_report()
         todo = {c.subject: c for c in self.todo(cases)}
         try:

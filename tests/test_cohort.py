@@ -12,6 +12,8 @@ from conftest import finish, start
 
 pytest.importorskip('distributed')
 from medfusion_nb.cohort import phantom_cohort
+from medfusion_nb.phantom import phantom_volume
+from medfusion_nb.volume import write_original
 
 @pytest.fixture(scope='module')
 def table(tmp_path_factory):
@@ -138,3 +140,40 @@ def test_without_dask(table, tmp_path):
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     code, _, err = run(table, tmp_path/'out', env=dict(PYTHONPATH=path))
     assert code == 2 and "medfusion_nb[cohort]" in err and '--workers 0' in err and err.count('\n') == 1
+
+WORD = 'Zanzibar'
+
+@pytest.fixture(scope='module')
+def planted(tmp_path_factory):
+    "A table whose headers, folders and files hold a word: a good study, one with a gap, one with two CT."
+    home = tmp_path_factory.mktemp('planted')
+    tags = dict(PatientName=f'{WORD}^A', PatientID=f'{WORD}7', StudyDescription=WORD, SeriesDescription=f'CT {WORD}',
+                InstitutionName=WORD, StudyDate='19870605', PatientBirthDate='19450908')
+    head = phantom_volume((72, 72, 36))
+    rows = ['subject,ct,mri,site']
+    for name in ('good', 'gap', 'two'):
+        place = home/f'{WORD} {name}'
+        for scan, kind in ((head.ct, 'CT'), (head.mri, 'MR')):
+            write_original(scan, place/kind, kind, **tags | dict(SeriesDescription=f'{kind} {WORD}'))
+            for p in (place/kind).iterdir(): p.rename(p.with_name(f'{WORD}{p.stem[2:]}.dcm'))
+        if name == 'two': write_original(head.ct, place/'CT'/'again', 'CT', **tags)
+        if name == 'gap':
+            for p in sorted((place/'CT').iterdir())[14:17]: p.unlink()
+        rows.append(f'{name},{place.name}/CT,{place.name}/MR,Bern')
+    (home/'studies.csv').write_text('\n'.join(rows))
+    return home/'studies.csv'
+
+def written(out):
+    "All that people and programs read of a result, in one text."
+    files = [p for p in out.rglob('*') if p.suffix in ('.html', '.json', '.tsv')]
+    return ''.join(p.read_text(encoding='utf-8') for p in files)
+
+def test_no_name_is_told_unless_asked_for(planted, tmp_path):
+    for words in ((), ('--identify',)):
+        out = tmp_path/f'out{len(words)}'
+        code, said, err = run(planted, out, '--workers', 0, *words)
+        assert code == 12 and '2 failed' in said, (said, err)
+        text = written(out)
+        assert 'slices are missing' in text and '2 CT series' in text and 'Bern' in text
+        told = [w for w in (WORD, WORD.lower(), str(planted.parent), '19870605', '19450908') if w in text]
+        assert bool(told) == bool(words), told
