@@ -6,8 +6,8 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
-extras = {k: cfg[f'{k}_requirements'].split() for k in ('dev', 'train', 'compare')}
-extras['dev'] += extras['train'] # the tests train
+extras = {k: cfg[f'{k}_requirements'].split() for k in ('dev', 'train', 'bids', 'compare')}
+extras['dev'] += extras['train'] + extras['bids'] # the tests train, and read BIDS datasets
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
