@@ -6,8 +6,8 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
-extras = {k: cfg[f'{k}_requirements'].split() for k in ('dev', 'train', 'compare', 'cohort')}
-extras['dev'] += extras['train'] + extras['cohort'] # the tests train, and fuse many studies
+extras = {k: cfg[f'{k}_requirements'].split() for k in ('dev', 'train', 'compare', 'cohort', 'bids')}
+extras['dev'] += extras['train'] + extras['cohort'] + extras['bids'] # the tests use all of them
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
