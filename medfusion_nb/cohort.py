@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'SPOILED', 'PAGE', 'Case', 'read_table', 'find_patients', 
            'asked', 'fingerprint', 'inputs_of', 'state', 'is_done', 'fail_case', 'run_case', 'Spread', 'run_cases',
            'write_report', 'find_cases', 'parse_shard', 'count', 'summary', 'Cohort', 'medfusion_cohort']
 
-# %% ../nbs/08_cohort.ipynb #19f51f36
+# %% ../nbs/08_cohort.ipynb #b6138805
 import argparse
 import csv
 import json
@@ -40,10 +40,10 @@ from . import __version__
 from .core import (NoSpace, Option, check_unchanged, command, log, printable, staged, stamps, to_json,
                                usual_threads)
 from .data import WINDOWS, Window, parse_window
-from .phantom import like, phantom_volume
+from .phantom import like, middle, phantom_volume
 from .volume import (RECORD, VOLUMES, check_folder, first_patients, is_volume, named_modality,
                                  write_nifti_image, write_original)
-from .register import ENDINGS, judge_pose, random_motion, save_transform
+from .register import ENDINGS, judge_pose, misplace, random_motion, save_transform
 from .engine import Engine, load_engine, which_network
 from .study import (Alignment, Refused, Study, align, fill_folder, fuse_study, read_scans, record,
                                 registration_record, signed, together)
@@ -219,7 +219,7 @@ def check_cases(
     faults = _at_once(partial(_fault, any_patient=any_patient), cases)
     return [replace(c, error=e) for c, e in zip(cases, faults)]
 
-# %% ../nbs/08_cohort.ipynb #66d17127
+# %% ../nbs/08_cohort.ipynb #d73a3f87
 SPOILED = ('other patient', 'truncated', 'missing slice', 'no overlap', 'mirrored', 'not HU', 'missing file',
            'same subject', 'swapped', 'other head') # what can be wrong with a study
 
@@ -267,10 +267,10 @@ def _phantom_scans(
     size:Sequence[int],  # voxels
 ) -> tuple[sitk.Image, sitk.Image]:
     "CT and MRI of a phantom, every other MRI displaced."
-    t = random_motion(np.random.default_rng((head, i)), (0., 0., 0.)) if i % 2 else sitk.Euler3DTransform()
-    p = phantom_volume(size, seed=head, misplace=t)
+    p = phantom_volume(size, seed=head)
     ct, mri = p.ct, p.mri
     if how == 'other head': mri = phantom_volume(size, seed=head + 1000).mri
+    if i % 2: mri = misplace(mri, random_motion(np.random.default_rng((head, i)), middle(mri)))
     if how == 'mirrored': mri = like(sitk.GetArrayFromImage(mri)[:, :, ::-1].copy(), mri)
     if how == 'not HU': ct = sitk.Cast(sitk.IntensityWindowing(ct, 0, 80, 0, 255), sitk.sitkInt16)
     if how == 'no overlap': ct, mri = ct[:, :, :size[2]//4], mri[:, :, -(size[2]//4):] # neck and vertex
@@ -884,7 +884,7 @@ def parse_shard(
     if 1 <= k <= n: return k, n
     raise argparse.ArgumentTypeError(f'{text!r}: use such as 3/20, the third of twenty parts')
 
-# %% ../nbs/08_cohort.ipynb #090ca102
+# %% ../nbs/08_cohort.ipynb #42d13a02
 _COUNTED = 'trusted', 'look at it', 'not registered', 'refused', 'failed', 'not run'
 
 def count(
@@ -911,6 +911,10 @@ def _check_options(options:Options, spread:Spread) -> None:
         except ValueError: sensible = False
         if not sensible: raise ValueError(f'grid {options.grid!r}: use ct, mri or a step in mm, such as 1')
     if spread.scheduler is None: _engine(options.weights)
+    elif spread.workers is not None: raise ValueError('--workers is for this machine, --scheduler for others')
+    low = [k for k, v in dict(workers=spread.workers or 0, retries=spread.retries).items() if v < 0]
+    if low: raise ValueError(f'--{low[0]} must not be negative')
+    if not spread.memory > 0: raise ValueError(f'--memory {spread.memory:g}: how many GiB may a process take?')
 
 @dataclass
 class Cohort:
@@ -985,7 +989,7 @@ class Cohort:
                 print('another run writes the report: when it has ended, say group')
         return self.rows(cases)
 
-# %% ../nbs/08_cohort.ipynb #3ce756d4
+# %% ../nbs/08_cohort.ipynb #e73f85a8
 def _phantoms() -> Path:
     "The table of the built-in phantoms, written where they are not there yet."
     table = Path('phantoms')/'studies.csv'
@@ -993,6 +997,8 @@ def _phantoms() -> Path:
         print('writing ten phantom studies into the folder phantoms')
         phantom_cohort(table.parent)
     return table
+
+_MOST = 50 # studies that are listed
 
 def _finished(
     rows:list[dict[str, Any]], # records
@@ -1002,9 +1008,10 @@ def _finished(
     "Say what was done."
     missing = [r for r in rows if not is_done(r)]
     print(summary(rows))
-    for r in by_doubt(missing):
+    for r in by_doubt(missing)[:_MOST]:
         first = next(iter((r.get('error') or '').splitlines()), '')
         print(f"  {r['subject']}: {r['status']}" + f': {first}'*bool(first))
+    if len(missing) > _MOST: print(f'  and {len(missing) - _MOST} more')
     page = out/'cohort.html' if report else None
     print(f'wrote {page}' if page else 'when all parts are done: the command with group writes the report')
     code = 10 + min(len(missing), 100) if missing else 0
