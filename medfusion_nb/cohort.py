@@ -989,7 +989,7 @@ class Cohort:
                 print('another run writes the report: when it has ended, say group')
         return self.rows(cases)
 
-# %% ../nbs/08_cohort.ipynb #e73f85a8
+# %% ../nbs/08_cohort.ipynb #13202756
 def _phantoms() -> Path:
     "The table of the built-in phantoms, written where they are not there yet."
     table = Path('phantoms')/'studies.csv'
@@ -1038,7 +1038,7 @@ def medfusion_cohort(
     spread:Annotated[dict[str, Any]|None, Option(fields=Spread(), group='processes and machines')]=None,
     options:Annotated[dict[str, Any]|None, Option(fields=Options(), group='each study')]=None,
 ) -> dict[str, Any]: # what `--json` prints
-    "Fuse many studies, in parallel, with a report that shows which to look at; given again, do the rest."
+    "Fuse many studies and report which to look at; the exit code is 10 and one for each that is missing."
     source, place = Path(studies) if studies else _phantoms(), Path(out or 'cohort')
     config, how = Options(**(options or {})), Spread(**(spread or {}))
     cases, left_out = find_cases(source, filters=bids_filter_file)

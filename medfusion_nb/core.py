@@ -624,7 +624,6 @@ def shown_log() -> Iterator[None]:
 EXIT_CODES = """exit codes:
   0    done
   1    done, and a check found something wrong
-  11   medfusion_cohort: done, but for one study; 12 for two, and so on, 110 for a hundred or more
   2    an option, a file or the network cannot be used: one line on standard error says which and what to do
   129  stopped by SIGHUP: the terminal was closed
   130  stopped by Ctrl-C
