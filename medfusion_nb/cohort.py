@@ -884,7 +884,7 @@ def parse_shard(
     if 1 <= k <= n: return k, n
     raise argparse.ArgumentTypeError(f'{text!r}: use such as 3/20, the third of twenty parts')
 
-# %% ../nbs/08_cohort.ipynb #42d13a02
+# %% ../nbs/08_cohort.ipynb #3e6beab3
 _COUNTED = 'trusted', 'look at it', 'not registered', 'refused', 'failed', 'not run'
 
 def count(
@@ -899,10 +899,6 @@ def summary(
     "How many studies of each kind there are, in words."
     n = Counter(r['status'] for r in rows)
     return f'{count(len(rows))}: ' + ', '.join(f'{n[s]} {s}' for s in _COUNTED if n[s])
-
-def _key(case:Case) -> tuple[str, str]:
-    "What tells cases apart, those with one subject too."
-    return case.subject, case.error
 
 def _check_options(options:Options, spread:Spread) -> None:
     "Raises `OSError` or `ValueError` for what no study could be fused with."
@@ -927,14 +923,14 @@ class Cohort:
     def __post_init__(self):
         self.out, self.cases = Path(self.out), check_cases(self.cases, self.options.any_patient)
         known = _at_once(partial(state, out=self.out, options=self.options), self.cases)
-        self._rows = {_key(c): row for c, row in zip(self.cases, known)}
+        self._rows = {id(c): row for c, row in zip(self.cases, known)}
         self._written = -1e9 # when the report was, time.monotonic()
 
     def rows(self,
         cases:Sequence[Case]|None=None, # None: all
     ) -> list[dict[str, Any]]: # records, see state
         "What is known of some cases."
-        return [self._rows[_key(c)] for c in (self.cases if cases is None else cases)]
+        return [self._rows[id(c)] for c in (self.cases if cases is None else cases)]
 
     def todo(self, cases:Sequence[Case]) -> list[Case]:
         "Those that can be fused and are not done."
@@ -981,7 +977,7 @@ class Cohort:
         todo = {c.subject: c for c in self.todo(cases)}
         try:
             for row in run_cases(list(todo.values()), self.out, self.options, spread, progress):
-                self._rows[_key(todo[row['subject']])] = row
+                self._rows[id(todo[row['subject']])] = row
                 if report: self.write_report(every=60)
         finally:
             with suppress(OSError): (self.out/'failed').rmdir()
