@@ -33,8 +33,8 @@ sys.modules[__name__].__class__ = _Package
 
 def __getattr__(name:str) -> Any:
     if name not in _HOMES: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .core import needs_training
-    with needs_training(name): value = getattr(import_module(f'.{_HOMES[name]}', __name__), name)
+    from .core import needs_extra
+    with needs_extra(name): value = getattr(import_module(f'.{_HOMES[name]}', __name__), name)
     setattr(sys.modules[__name__], name, value)
     return value
 

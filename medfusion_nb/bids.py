@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import SimpleITK as sitk
 
 from . import __version__
-from .core import printable, staged
+from .core import needs_extra, printable, staged
 from .phantom import phantom_volume
 from .volume import RESEARCH, write_nifti_image
 
@@ -134,10 +134,7 @@ def _misnamed(file:_File) -> str: # '' where nothing is wrong
 # %% ../nbs/07b_bids.ipynb #bids-022
 def _needs_pybids() -> Any: # the module
     "pybids; raises `ModuleNotFoundError` that says how to install it."
-    try: import bids.layout
-    except ModuleNotFoundError as e:
-        how = "pip install 'medfusion_nb[bids]'"
-        raise ModuleNotFoundError(f'a BIDS dataset needs {e.name}: {how}', name=e.name) from e
+    with needs_extra('a BIDS dataset', 'bids'): import bids.layout
     return bids.layout
 
 def _patterns() -> dict[str, Any]: # name of an entity -> its pattern and type, see Entity of pybids

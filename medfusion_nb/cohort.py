@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'SPOILED', 'PAGE', 'Case', 'read_table', 'find_patients', 'check_cases', 'phantom_cohort', 'Options',
            'asked', 'fingerprint', 'inputs_of', 'state', 'is_done', 'fail_case', 'run_case', 'Spread', 'run_cases',
-           'write_report', 'find_cases', 'parse_shard', 'count', 'summary', 'Cohort', 'medfusion_cohort']
+           'write_report', 'find_cases', 'parse_shard', 'summary', 'Cohort', 'medfusion_cohort']
 
-# %% ../nbs/08_cohort.ipynb #b6138805
+# %% ../nbs/08_cohort.ipynb #571d6bb4
 import argparse
 import csv
 import json
@@ -23,13 +23,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import lru_cache, partial
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import numpy as np
@@ -37,13 +38,13 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from . import __version__
-from .core import (NoSpace, Option, check_unchanged, command, log, printable, staged, stamps, to_json,
-                               usual_threads)
+from .core import (NoSpace, Option, check_unchanged, command, log, needs_extra, printable, staged, stamps,
+                               to_json, usual_threads)
 from .data import WINDOWS, Window, parse_window
 from .phantom import like, middle, phantom_volume
 from .volume import (RECORD, VOLUMES, check_folder, first_patients, is_volume, named_modality,
                                  write_nifti_image, write_original)
-from .register import ENDINGS, judge_pose, misplace, random_motion, save_transform
+from .register import judge_pose, misplace, random_motion, save_transform
 from .engine import Engine, load_engine, which_network
 from .study import (Alignment, Refused, Study, align, fill_folder, fuse_study, read_scans, record,
                                 registration_record, signed, together)
@@ -102,7 +103,8 @@ def _columns(
     if twice: raise ValueError(f"{path} has two columns {printable(twice[0])}: give one of them another name")
     return names
 
-# %% ../nbs/08_cohort.ipynb #0027d26e
+# %% ../nbs/08_cohort.ipynb #693bb237
+# names that a report or a system has already
 _TAKEN = {'failed', *(f'{d}{i}' for d in ('com', 'lpt') for i in range(10)), 'con', 'prn', 'aux', 'nul'}
 
 def _bad_name(subject:str) -> str: # '' where there is nothing to say
@@ -117,6 +119,7 @@ def _same(subject:str) -> str:
     "What two names have in common that a file system may not tell apart."
     return unicodedata.normalize('NFC', subject).casefold()
 
+# %% ../nbs/08_cohort.ipynb #b12e4511
 def _case(
     cells:Sequence[str],
     names:Sequence[str], # of the columns
@@ -140,6 +143,7 @@ def _case(
                 ct_series=said['ct_series'], mri_series=said['mri_series'],
                 error=error and f'line {number}: {error}')
 
+# %% ../nbs/08_cohort.ipynb #98dd5f12
 def read_table(
     path:Path|str, # CSV or TSV file
 ) -> list[Case]:
@@ -219,7 +223,7 @@ def check_cases(
     faults = _at_once(partial(_fault, any_patient=any_patient), cases)
     return [replace(c, error=e) for c, e in zip(cases, faults)]
 
-# %% ../nbs/08_cohort.ipynb #d73a3f87
+# %% ../nbs/08_cohort.ipynb #a8ea7f79
 SPOILED = ('other patient', 'truncated', 'missing slice', 'no overlap', 'mirrored', 'not HU', 'missing file',
            'same subject', 'swapped', 'other head') # what can be wrong with a study
 
@@ -260,6 +264,7 @@ def _spoil(
     if how == 'missing file': mri.unlink()
     return (mri, ct) if how == 'swapped' else (ct, mri)
 
+# %% ../nbs/08_cohort.ipynb #db2919c8
 def _phantom_scans(
     how:str,             # of SPOILED, or ''
     head:int,            # seed of the head
@@ -276,6 +281,7 @@ def _phantom_scans(
     if how == 'no overlap': ct, mri = ct[:, :, :size[2]//4], mri[:, :, -(size[2]//4):] # neck and vertex
     return ct, mri
 
+# %% ../nbs/08_cohort.ipynb #fc82b486
 def phantom_cohort(
     folder:Path|str,             # made
     n:int=10,                    # studies
@@ -334,13 +340,12 @@ def asked(
     said = asdict(options) | own
     return to_json(said | dict(weights=Path(options.weights).name if options.weights else None))
 
-# %% ../nbs/08_cohort.ipynb #dfb52b66
+# %% ../nbs/08_cohort.ipynb #2ca4277a
 _HEAD = 4096 # bytes, in which the header of a file lies, or its beginning
 
-def _home(path:Path) -> Path:
+def _home(scan:Path) -> Path:
     "What is read of a scan: of one DICOM file its folder."
-    single = path.is_file() and not path.name.lower().endswith((*VOLUMES, *ENDINGS, '.onnx', '.pth'))
-    return path.parent if single else path
+    return scan.parent if scan.is_file() and not scan.name.lower().endswith(VOLUMES) else scan
 
 def _start(path:Path) -> bytes:
     "The first bytes of a file."
@@ -352,11 +357,11 @@ def fingerprint(
     identify:bool=False, # name the path?
 ) -> dict[str, Any]: # role, kind, files, bytes, digest, path
     "What tells whether an input has changed: names, sizes, times and first bytes of its files."
-    path = Path(path)
-    found, digest = stamps([_home(path)]), sha256()
+    path, is_scan = Path(path), role in ('CT', 'MRI')
+    found, digest = stamps([_home(path) if is_scan else path]), sha256()
     for p in sorted(found):
         digest.update(f'{p.name}\0{found[p]}\0'.encode() + sha256(_start(p)).digest())
-    other = 'DICOM' if role in ('CT', 'MRI') else path.suffix
+    other = 'DICOM' if is_scan else path.suffix
     kind = max((e for e in VOLUMES if path.name.lower().endswith(e)), key=len, default=other)
     return dict(role=role, kind=kind, files=len(found), bytes=sum(size for size, _ in found.values()),
                 digest=digest.hexdigest()[:16], path=str(path) if identify else None)
@@ -370,7 +375,7 @@ def inputs_of(
     if options.weights and Path(options.weights).exists(): files['weights'] = Path(options.weights)
     return [fingerprint(p, role, options.identify) for role, p in files.items() if p is not None]
 
-# %% ../nbs/08_cohort.ipynb #69b76697
+# %% ../nbs/08_cohort.ipynb #2caf99a7
 PAGE = 'report.html' # of a study
 
 def _names(case:Case, options:Options) -> dict[str, str]: # what -> path from the folder of the cohort
@@ -382,6 +387,7 @@ def _failed(case:Case) -> str:
     "The folder of a failed case, from that of the cohort."
     return f'failed/{case.subject}'
 
+# %% ../nbs/08_cohort.ipynb #909a637b
 def _read_record(
     file:Path,
 ) -> dict[str, Any]|None: # None: there is none, or it cannot be read
@@ -413,26 +419,31 @@ def _differs(
     if not isinstance(before, list) or digests(before) != digests(inputs): return 'its files have changed'
     return ''
 
+# %% ../nbs/08_cohort.ipynb #3b8947ba
+def _row(case:Case, status:str, error:str|None=None) -> dict[str, Any]:
+    "What there is to say of a case without a record."
+    return dict(subject=case.subject, more=dict(case.more), page=None, status=status, error=error)
+
 def state(
     case:Case,       # from check_cases
     out:Path,        # folder of the cohort
     options:Options,
 ) -> dict[str, Any]: # its record; for one that is not done: status 'failed' or 'not run', and why
     "What is known of a case."
-    row = dict(subject=case.subject, more=dict(case.more), page=None)
-    if case.error: return row | dict(status='failed', error=_without_paths(case.error, case, options))
-    names, failed = _names(case, options), _failed(case)
+    if case.error: return _row(case, 'failed', _without_paths(case.error, case, options))
+    names, failed, row = _names(case, options), _failed(case), _row(case, 'not run')
     try: inputs = inputs_of(case, options)
     except OSError as e: return row | dict(status='failed', error=_without_paths(str(e), case, options))
+    known = dict(subject=case.subject, more=dict(case.more)) # of the table as it is now
     said = _read_record(out/names['record'])
     why = _differs(said, case, options, inputs)
     if said is not None and not why:
-        if _whole(said, out): return said | row | dict(page=names['page'])
+        if _whole(said, out): return said | known | dict(page=names['page'])
         why = 'a file of its result is missing or cut off'
     before = _read_record(out/failed/RECORD)
     if before is not None and not _differs(before, case, options, inputs):
-        return before | row | dict(page=f'{failed}/{PAGE}')
-    return row | dict(status='not run', error=None if why == 'not made yet' else why)
+        return before | known | dict(page=f'{failed}/{PAGE}')
+    return row | dict(error=None if why == 'not made yet' else why)
 
 # %% ../nbs/08_cohort.ipynb #b484c9c7
 def is_done(
@@ -441,7 +452,7 @@ def is_done(
     "Was the study written? One whose registration is refused is, with `untrusted`."
     return bool(row.get('outputs'))
 
-# %% ../nbs/08_cohort.ipynb #81617519
+# %% ../nbs/08_cohort.ipynb #69522772
 _SERIES = re.compile(r'^(  \d+: \S+) .*: (\d+ x \d+, .*)$', re.M) # a line of list_series
 
 def _without_paths(
@@ -451,33 +462,33 @@ def _without_paths(
 ) -> str:
     "A message that says what its files are in place of their names; unchanged with `identify`."
     if options.identify: return text
-    roles = dict(CT=case.ct, MRI=case.mri, transform=case.transform)
     known:dict[str, str] = {}
-    for role, path in roles.items():
-        if path is None or path == Path(): continue
-        with suppress(OSError):
-            for p in stamps([_home(path)]): known |= dict.fromkeys((str(p), p.name), f'a file of the {role}')
-        for p in (_home(path), path): known |= dict.fromkeys((str(p), p.name), role)
-    if case.ct == case.mri: known |= dict.fromkeys((str(case.ct), case.ct.name), 'the folder')
-    known.pop('', None)
+    def call(paths, what): known.update({name: what for p in paths for name in (str(p), p.name) if name})
+    for role, scan in dict(CT=case.ct, MRI=case.mri).items():
+        if scan == Path(): continue
+        with suppress(OSError): call(stamps([_home(scan)]), f'a file of the {role}')
+        call((_home(scan), scan), role)
+    if case.transform: call([case.transform], 'transform')
+    if case.ct == case.mri: call([case.ct], 'the folder')
     words = sorted(map(re.escape, known), key=len, reverse=True)
     if words: text = re.sub(rf"(?<![\w/])({'|'.join(words)})(?![\w/])", lambda x: known[x[0]], text)
     text = re.sub(r'\b(CT|MRI|transform) \1\b', r'\1', text)
     return _SERIES.sub(r'\1: \2', text)
 
-# %% ../nbs/08_cohort.ipynb #b0143417
+# %% ../nbs/08_cohort.ipynb #28b23694
 @lru_cache(maxsize=1)
 def _engine(weights:str|None) -> Engine:
     "The network, loaded once a process."
     return load_engine(which_network(weights), threads=usual_threads())
 
+# %% ../nbs/08_cohort.ipynb #afe0d3f3
 @contextmanager
 def _heard() -> Iterator[list[str]]: # filled at the end
     "Warnings and lines of the log are kept, not shown."
     said, quiet = list[str](), log.disabled
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always', UserWarning)
-        log.disabled = True
+        log.disabled = True # its lines are among the notes of the study
         try: yield said
         finally:
             log.disabled = quiet
@@ -494,6 +505,7 @@ def _aligned(case:Case, options:Options) -> Alignment:
     check_unchanged(sources, before)
     return found
 
+# %% ../nbs/08_cohort.ipynb #86250960
 def _names_patient(subject:str, alignment:Alignment) -> list[str]: # a note, or nothing
     "Is the subject, which stands in the report, the name or the number of the patient?"
     def plain(x): return re.sub(r'\W|_', '', str(x or '')).lower()
@@ -514,13 +526,23 @@ def _judged(alignment:Alignment) -> dict[str, Any]: # status, registration
     trusted = None if r is None else grade == 'trusted'
     return dict(status=grade, registration=registration_record(r), trusted=trusted)
 
-# %% ../nbs/08_cohort.ipynb #6e25a64a
+# %% ../nbs/08_cohort.ipynb #112097a9
 def _versions() -> dict[str, str]:
     "What computed."
     found = dict(medfusion_nb=__version__, python=platform.python_version())
     for name in ('numpy', 'SimpleITK', 'onnxruntime', 'pydicom', 'nibabel'):
         with suppress(PackageNotFoundError): found[name] = version(name)
     return found
+
+def _as_command(options:Options) -> str:
+    "A command without names of files."
+    words = ['medfusion_cohort STUDIES OUT']
+    for f in fields(options):
+        x = getattr(options, f.name)
+        if x == f.default: continue
+        words.append(f"--{f.name.replace('_', '-')}")
+        if x is not True: words.append(quote(Path(x).name if isinstance(x, str) else '{:g},{:g}'.format(*x)))
+    return ' '.join(words)
 
 def _common(
     case:Case,
@@ -531,7 +553,7 @@ def _common(
     "What the records of all cases say."
     said = asked(case, options)
     return dict(subject=case.subject, more=dict(case.more), inputs=inputs, options=said, versions=_versions(),
-                network=said['weights'] or which_network(),
+                command=_as_command(options), network=said['weights'] or which_network(),
                 seconds=round(time.monotonic() - begun, 2),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
@@ -546,7 +568,7 @@ def _sizes(parts:Mapping[str, Path]) -> dict[str, int]: # path from the folder o
 
 def _write_text(path:Path, text:str) -> None: path.write_text(text, encoding='utf-8')
 
-# %% ../nbs/08_cohort.ipynb #75943180
+# %% ../nbs/08_cohort.ipynb #c8644021
 def _fill(
     case:Case,
     parts:Mapping[str, Path], # path from the folder of the cohort -> where it is written first
@@ -590,6 +612,7 @@ def _write_study(
         said['outputs'] = {k: n for k, n in _sizes(parts).items() if k != names['record']}
         _write_text(part('record'), json.dumps(said, indent=1))
 
+# %% ../nbs/08_cohort.ipynb #edcdfbb1
 def _write_failure(
     case:Case,
     out:Path,
@@ -606,7 +629,7 @@ def _write_failure(
         _write_text(part/PAGE, study_page(said | _back(f'{_failed(case)}/{PAGE}'), *shown))
         _write_text(part/RECORD, json.dumps(said, indent=1))
 
-# %% ../nbs/08_cohort.ipynb #5a6f4cbf
+# %% ../nbs/08_cohort.ipynb #39b68f9a
 # another try would not mend them
 _FINAL = (ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError,
           IsADirectoryError)
@@ -618,12 +641,11 @@ def fail_case(
     out:Path|str,
     options:Options,
     error:str,
+    inputs:list[dict[str, Any]],   # see inputs_of
     alignment:Alignment|None=None, # that was refused
     begun:float|None=None,         # time.monotonic() of its beginning
 ) -> dict[str, Any]:               # the record
     "Write the record of a case that was not fused."
-    try: inputs = inputs_of(case, options)
-    except OSError: inputs = []
     judged = dict(status='failed', registration=None) if alignment is None else _judged(alignment)
     said = signed(**_common(case, options, inputs, begun or time.monotonic()), **judged,
                   error=_without_paths(error, case, options), notes=[], outputs={})
@@ -639,9 +661,10 @@ def run_case(
     out, begun = Path(out), time.monotonic()
     known = state(case, out, options)
     if is_done(known): return known # another process made it
+    inputs = inputs_of(case, options)
     try:
         with _heard() as heard:
-            inputs, alignment = inputs_of(case, options), _aligned(case, options)
+            alignment = _aligned(case, options)
             window, engine = case.window or options.window, _engine(options.weights)
             study = fuse_study(alignment, engine, window, options.grid)
             judged = _judged(alignment)
@@ -656,11 +679,11 @@ def run_case(
     except Refused as e:
         r = e.alignment.registration
         why = _REFUSED.format(r.reason if r else '')
-        return fail_case(case, out, options, why, e.alignment, begun)
-    except _FINAL as e: return fail_case(case, out, options, str(e), None, begun)
+        return fail_case(case, out, options, why, inputs, e.alignment, begun)
+    except _FINAL as e: return fail_case(case, out, options, str(e), inputs, None, begun)
     return said | dict(page=_names(case, options)['page'])
 
-# %% ../nbs/08_cohort.ipynb #45d5e0e5
+# %% ../nbs/08_cohort.ipynb #041f281c
 @dataclass(frozen=True)
 class Spread:
     "How the work is spread."
@@ -671,10 +694,8 @@ class Spread:
 
 def _needs_dask() -> Any: # the module distributed
     "Dask; raises `ModuleNotFoundError` that says how to install it."
-    try: import distributed
-    except ModuleNotFoundError as e:
-        how = "pip install 'medfusion_nb[cohort]', or say --workers 0 to fuse one after the other"
-        raise ModuleNotFoundError(f'many studies at once need {e.name}: {how}', name=e.name) from e
+    what = 'fusing many at once (with --workers 0 it is one after the other)'
+    with needs_extra(what, 'cohort'): import distributed
     return distributed
 
 def _processes(spread:Spread, n:int) -> int:
@@ -684,14 +705,13 @@ def _processes(spread:Spread, n:int) -> int:
     most = spread.workers or min(CPU_COUNT, int(.9*MEMORY_LIMIT/(spread.memory*2**30)))
     return max(1, min(most, n))
 
+# %% ../nbs/08_cohort.ipynb #956c08d5
 def _alive() -> str:
     "The version that a process of Dask runs."
     return __version__
 
 _QUIET = {'distributed.worker.memory.target': False, 'distributed.worker.memory.spill': False,
-          'distributed.comm.timeouts.connect': '20s'} # a study is no data that can be moved to the disk
-
-# Ctrl-C in a terminal reaches the processes as well: the command stops them
+          'distributed.comm.timeouts.connect': '20s'}
 _STAY = 'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)'
 
 def _cluster(spread:Spread, n:int) -> Any: # of Dask
@@ -702,6 +722,7 @@ def _cluster(spread:Spread, n:int) -> Any: # of Dask
             n_workers=_processes(spread, n), threads_per_worker=1, memory_limit=int(spread.memory*2**30),
             dashboard_address='localhost:8787', silence_logs='CRITICAL', preload=[_STAY])
 
+# %% ../nbs/08_cohort.ipynb #c7a5d9d6
 def _check_workers(client:Any, where:str) -> None:
     "Raises `ValueError` where the processes of a cluster do not run this version."
     how = f'install medfusion_nb {__version__} there'
@@ -729,16 +750,20 @@ def _client(
         if where: _check_workers(client, where)
         yield client
 
-def _result(future:Any) -> Any: # record or exception
+# %% ../nbs/08_cohort.ipynb #c596070f
+def _result(future:Any, spread:Spread) -> Any: # record or exception; None: nothing is known of it
     "What became of a case."
-    try: return future.exception() or future.result()
-    except Exception as e: return e # cancelled: the scheduler is gone
+    if future.cancelled() or future.status == 'lost': return None # the scheduler is gone
+    e = future.exception()
+    if not isinstance(e, _needs_dask().KilledWorker): return e or future.result()
+    return ChildProcessError(f'its process died {spread.retries + 1} times, of a lack of memory perhaps: '
+                             f'allow more than {spread.memory:g} GiB with --memory')
 
 def _with_dask(
     cases:Sequence[Case],
     work:Callable[[Case], dict[str, Any]],
     spread:Spread,
-) -> Iterator[tuple[Case, Any]]: # case; record or exception
+) -> Iterator[tuple[Case, Any]]: # case; record, exception, or None
     "The cases in the order in which they end, with Dask."
     distributed = _needs_dask()
     with _client(spread, len(cases)) as client:
@@ -746,7 +771,8 @@ def _with_dask(
         run = sha256(os.urandom(16)).hexdigest()[:8]
         keys = [f'fuse-{run}-{i}' for i in range(len(cases))]
         futures = dict(zip(client.map(work, cases, key=keys, retries=spread.retries, pure=False), cases))
-        for future in distributed.as_completed(list(futures)): yield futures.pop(future), _result(future)
+        for future in distributed.as_completed(list(futures)):
+            yield futures.pop(future), _result(future, spread)
 
 def _one_by_one(cases:Sequence[Case], work:Callable, spread:Spread) -> Iterator[tuple[Case, Any]]:
     "The same in this process."
@@ -759,21 +785,12 @@ def _one_by_one(cases:Sequence[Case], work:Callable, spread:Spread) -> Iterator[
             if not isinstance(result, Exception): break
         yield case, result
 
-# %% ../nbs/08_cohort.ipynb #5a662644
-def _why(e:BaseException, spread:Spread) -> str:
-    "What an exception means for a study, in words."
-    if type(e).__name__ == 'KilledWorker':
-        return (f'its process died {spread.retries + 1} times, of a lack of memory perhaps: allow more than '
-                f'{spread.memory:g} GiB with --memory')
-    return f'{type(e).__name__}: {e}'
-
-def _is_lost(e:BaseException) -> bool:
-    "Did the scheduler go away, so that nothing is known of the study?"
-    return 'Cancelled' in type(e).__name__ or type(e).__name__ == 'CommClosedError'
-
-def _not_run(case:Case, why:str|None) -> dict[str, Any]:
-    "The record of a case that is neither done nor failed."
-    return dict(subject=case.subject, more=dict(case.more), page=None, status='not run', error=why)
+# %% ../nbs/08_cohort.ipynb #10ecae8c
+def _stopped(case:Case, out:Path|str, options:Options, e:Exception) -> dict[str, Any]:
+    "The record of a case that no other try mended."
+    try: inputs = inputs_of(case, options)
+    except OSError: inputs = []
+    return fail_case(case, out, options, f'{type(e).__name__}: {e}', inputs)
 
 def run_cases(
     cases:Sequence[Case],         # to be fused
@@ -788,13 +805,12 @@ def run_cases(
     with tqdm(total=len(cases), unit='study', disable=None if progress else True) as bar:
         for case, found in each(cases, work, spread) if cases else ():
             if isinstance(found, NoSpace): raise found
-            if isinstance(found, BaseException) and _is_lost(found):
-                found = _not_run(case, 'the scheduler went away')
-            if isinstance(found, BaseException): found = fail_case(case, out, options, _why(found, spread))
+            if found is None: found = _row(case, 'not run', 'the scheduler went away')
+            if isinstance(found, Exception): found = _stopped(case, out, options, found)
             bar.update()
             yield found
 
-# %% ../nbs/08_cohort.ipynb #f6b9d42e
+# %% ../nbs/08_cohort.ipynb #8b23bc03
 _FIGURES = 'score', 'error_mm', 'overlap', 'weakest_half', 'mirror', 'moved_mm', 'rotation_deg' # in the table
 
 def _safe(x:Any) -> Any:
@@ -813,6 +829,7 @@ def _line_of(row:Mapping[str, Any], odd:Mapping[str, list[str]]) -> dict[str, An
                 notes=' | '.join(row.get('notes') or []), page=row.get('page'))
     return said | {f'table_{k}' if k in said else k: v for k, v in (row.get('more') or {}).items()}
 
+# %% ../nbs/08_cohort.ipynb #15d668ea
 def write_report(
     rows:Sequence[Mapping[str, Any]], # records, see state
     out:Path|str,                     # folder of the cohort
@@ -833,7 +850,7 @@ def write_report(
         _write_text(parts[files[2]], json.dumps(signed(**said, studies=to_json(brief)), indent=1))
     return files
 
-# %% ../nbs/08_cohort.ipynb #2b9ed98f
+# %% ../nbs/08_cohort.ipynb #bf8eac8b
 _BIDS = 'dataset_description.json' # what a BIDS dataset has
 
 def find_cases(
@@ -853,6 +870,7 @@ def find_cases(
         if value: raise ValueError(f'{option} is for a BIDS dataset, and {path} has no {_BIDS}')
     return (find_patients(path) if path.is_dir() else read_table(path)), []
 
+# %% ../nbs/08_cohort.ipynb #2577b80e
 def _check_out(out:Path, studies:Path) -> None:
     "Raises `OSError` or `ValueError` for a folder that is not that of a cohort."
     if out.exists() and not out.is_dir(): raise NotADirectoryError(f'output {out} is a file: name a folder')
@@ -875,6 +893,7 @@ def _describe(out:Path, studies:Path) -> None:
     with staged(list(files)) as parts:
         for p, text in files.items(): _write_text(parts[p], text)
 
+# %% ../nbs/08_cohort.ipynb #e2ba8d5f
 def parse_shard(
     text:str, # such as 3/20
 ) -> tuple[int, int]: # which part, of how many
@@ -884,12 +903,10 @@ def parse_shard(
     if 1 <= k <= n: return k, n
     raise argparse.ArgumentTypeError(f'{text!r}: use such as 3/20, the third of twenty parts')
 
-# %% ../nbs/08_cohort.ipynb #3e6beab3
+# %% ../nbs/08_cohort.ipynb #16ffe7a6
 _COUNTED = 'trusted', 'look at it', 'not registered', 'refused', 'failed', 'not run'
 
-def count(
-    n:int,
-) -> str:
+def _count(n:int) -> str:
     "A number of studies, in words."
     return f"{n} {'study' if n == 1 else 'studies'}"
 
@@ -898,8 +915,9 @@ def summary(
 ) -> str:
     "How many studies of each kind there are, in words."
     n = Counter(r['status'] for r in rows)
-    return f'{count(len(rows))}: ' + ', '.join(f'{n[s]} {s}' for s in _COUNTED if n[s])
+    return f'{_count(len(rows))}: ' + ', '.join(f'{n[s]} {s}' for s in _COUNTED if n[s])
 
+# %% ../nbs/08_cohort.ipynb #94a2a450
 def _check_options(options:Options, spread:Spread) -> None:
     "Raises `OSError` or `ValueError` for what no study could be fused with."
     if options.grid not in ('ct', 'mri'):
@@ -910,8 +928,9 @@ def _check_options(options:Options, spread:Spread) -> None:
     elif spread.workers is not None: raise ValueError('--workers is for this machine, --scheduler for others')
     low = [k for k, v in dict(workers=spread.workers or 0, retries=spread.retries).items() if v < 0]
     if low: raise ValueError(f'--{low[0]} must not be negative')
-    if not spread.memory > 0: raise ValueError(f'--memory {spread.memory:g}: how many GiB may a process take?')
+    if not spread.memory > 0: raise ValueError(f'--memory {spread.memory:g}: GiB that a process may take')
 
+# %% ../nbs/08_cohort.ipynb #8ee0ef55
 @dataclass
 class Cohort:
     "The cases of a cohort, and what is known of each."
@@ -946,7 +965,7 @@ class Cohort:
         more = f", {len(again)} of them again ({', '.join(dict.fromkeys(again))})" if again else ''
         cannot = f', {len(bad)} cannot be fused' if bad else ''
         done = len(cases) - len(todo) - len(bad)
-        print(f'{count(len(cases))}: {done} done, {len(todo)} to fuse{more}{cannot}')
+        print(f'{_count(len(cases))}: {done} done, {len(todo)} to fuse{more}{cannot}')
         for case, row in zip(cases, rows):
             if case.error: print(f'  {case.subject}: {case.error}')
             elif show and is_done(row): print(f'  {case.subject}: done')
@@ -985,7 +1004,7 @@ class Cohort:
                 print('another run writes the report: when it has ended, say group')
         return self.rows(cases)
 
-# %% ../nbs/08_cohort.ipynb #13202756
+# %% ../nbs/08_cohort.ipynb #fc3b3a84
 def _phantoms() -> Path:
     "The table of the built-in phantoms, written where they are not there yet."
     table = Path('phantoms')/'studies.csv'
@@ -994,6 +1013,7 @@ def _phantoms() -> Path:
         phantom_cohort(table.parent)
     return table
 
+# %% ../nbs/08_cohort.ipynb #edc52936
 _MOST = 50 # studies that are listed
 
 def _finished(
@@ -1013,6 +1033,7 @@ def _finished(
     code = 10 + min(len(missing), 100) if missing else 0
     return dict(studies=rows, report=page, ok=not missing, exit_code=code)
 
+# %% ../nbs/08_cohort.ipynb #91f477e9
 @command('medfusion_cohort studies.csv fused')
 def medfusion_cohort(
     # table (.csv or .tsv with the columns subject, ct and mri), folder with a subfolder for each patient, or
@@ -1043,7 +1064,7 @@ def medfusion_cohort(
         names = {c.subject for c in find_cases(source, participant_label, session, bids_filter_file)[0]}
     _check_out(place, source)
     for line in left_out: print(f'left out: {line}')
-    said:dict[str, Any] = dict(left_out=left_out)
+    said:dict[str, Any] = dict(left_out=left_out, command=_as_command(config))
     if config.identify: said |= dict(title=str(source), command=' '.join(sys.argv))
     cohort = Cohort(cases, place, config, said)
     mine = [c for c in cohort.cases if c.subject in names]

@@ -37,7 +37,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from .core import needs_training, staged
+from .core import needs_extra, staged
 
 # %% ../nbs/00_data.ipynb #b47af156
 if TYPE_CHECKING: from torch.utils.data import DataLoader
@@ -992,7 +992,7 @@ def dataloader(
     drop_last:bool=False, # leave out a last batch that is not full?
 ) -> DataLoader:          # batches of tensors: a (B,1|3,H,W), b (B,1,H,W), B names, and more
     "Batches of a dataset of pairs, as tensors; raises `ValueError` when images of a batch differ in size."
-    with needs_training('a dataloader'): from torch.utils.data import DataLoader
+    with needs_extra('a dataloader'): from torch.utils.data import DataLoader
     return DataLoader(ds, batch_size, sampler=_EpochOrder(ds, seed) if shuffle else None, num_workers=workers,
                       drop_last=drop_last, collate_fn=_collate, worker_init_fn=_one_thread)
 

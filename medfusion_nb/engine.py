@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 
-from .core import WEIGHTS, Option, command, later, needs_training, printable, staged, usual_threads
+from .core import WEIGHTS, Option, command, later, needs_extra, printable, staged, usual_threads
 from .data import as_batch
 
 if TYPE_CHECKING: import onnxruntime
@@ -187,7 +187,7 @@ def export_onnx(
     card:str='',      # its model card, Markdown
 ) -> float:           # largest difference from PyTorch's images, of white
     "Write a network for ONNX Runtime; raises `ValueError` for the full network, or images that differ."
-    with needs_training('the export of a network'):
+    with needs_extra('the export of a network'):
         for name in ('onnx', 'onnxscript'): import_module(name) # used by PyTorch
         from medfusion_nb.model import CompactNet, fuse_batch
     if not isinstance(network, CompactNet):
@@ -216,7 +216,7 @@ def which_network(
     "The network that fuses by default: the compact one on a CPU, the full one on a GPU and for attention."
     if weights is None: return 'full' if attention or device not in (None, 'cpu') else 'compact'
     if not str(weights).startswith('hub:'): return str(weights)
-    with needs_training('the Hugging Face hub'): from medfusion_nb.model import fetch_hub
+    with needs_extra('the Hugging Face hub'): from medfusion_nb.model import fetch_hub
     return fetch_hub(str(weights))[1]
 
 def load_engine(
@@ -236,7 +236,7 @@ def load_engine(
     if exported:
         raise ValueError(f'weights {name}: an .onnx file runs on a CPU in float32, take the .pth file')
     asked = 'bfloat16' if bf16 else f'weights {name}' if on_cpu else f'device {device}'
-    with needs_training(asked):
+    with needs_extra(asked):
         import torch
         from medfusion_nb.model import TorchEngine, load_network
     if threads: torch.set_num_threads(threads)
@@ -255,7 +255,7 @@ def as_engine(
     network:Any, # FusionNet or CompactNet
 ) -> Engine:
     "An engine that runs a network with PyTorch."
-    with needs_training('a network of PyTorch'): from medfusion_nb.model import TorchEngine
+    with needs_extra('a network of PyTorch'): from medfusion_nb.model import TorchEngine
     return TorchEngine(network)
 
 # %% ../nbs/01d_engine.ipynb #b0598594
@@ -282,7 +282,7 @@ def medfusion_export(
     force:bool=False,       # overwrite an existing file
 ) -> dict[str, Any]: # what `--json` prints
     "Write a compact network as ONNX file, which medfusion_fuse --weights runs without PyTorch."
-    with needs_training('the export of a network'): from medfusion_nb.model import load_network
+    with needs_extra('the export of a network'): from medfusion_nb.model import load_network
     if Path(out).suffix != '.onnx': raise ValueError(f'output {out}: its name must end in .onnx')
     if Path(out).exists() and not force:
         raise FileExistsError(f'output {out} exists: choose another name or overwrite it with --force')

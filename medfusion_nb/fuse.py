@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, get_args
 import numpy as np
 from tqdm import tqdm
 
-from .core import (Option, check_unchanged, claimed, command, needs_training, renamed, show_images,
+from .core import (Option, check_unchanged, claimed, command, needs_extra, renamed, show_images,
                               staged, stamps)
 from .data import (EXTENSIONS, PAIRS, WINDOWS, Pair, check_format, color_share, find_pairs,
                                find_ranges, get_pair, is_picture, luminance, parse_range, parse_window,
@@ -241,7 +241,7 @@ def _write(
             figure = show_images([ct, mri, keep_color(ct, fused)], [*names, 'fused'], width=3.2, dpi=120)
             figure.savefig(parts[target])
         if kind == 'attention':
-            with needs_training('--attention'): from medfusion_nb.model import attention_figure
+            with needs_extra('--attention'): from medfusion_nb.model import attention_figure
             grey = luminance(ct)
             maps = engine.attention(grey, mri)
             figure = attention_figure(grey, mri, fused, maps, names, width=2.6, dpi=120)

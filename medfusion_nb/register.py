@@ -34,7 +34,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from .core import checkerboard, needs_training, show_images, staged, usual_threads
+from .core import checkerboard, needs_extra, show_images, staged, usual_threads
 from .phantom import like, make_grid, middle, phantom_volume
 from .volume import Scan, resample
 
@@ -953,7 +953,7 @@ def registration_benchmark(
     progress:bool=False,         # a progress bar, when standard error is a terminal?
 ) -> DataFrame:                  # a row a case: tre_mm (from the truth), repeat_mm (from the pair as it is)
     "Register misplaced volumes; compare with the truth, and with the registration of the pair as it is."
-    with needs_training('registration_benchmark'): import pandas as pd
+    with needs_extra('registration_benchmark'): import pandas as pd
     cases = list(range(cases) if isinstance(cases, int) else cases)
     path = Path(file) if file else None
     rows = pd.read_csv(path).to_dict('records') if path and path.is_file() else []
@@ -975,7 +975,7 @@ def registration_summary(
     error:str='tre_mm', # or 'repeat_mm': the distance from the registration of the pair as it is
 ) -> Series:
     "Error, trust and time of many registrations."
-    with needs_training('registration_summary'): import pandas as pd
+    with needs_extra('registration_summary'): import pandas as pd
     e, trusted = df[error], df.grade == 'trusted'
     wrong = e > limit
     return pd.Series({

@@ -279,6 +279,7 @@ def _unseen(scans:Sequence[Scan], window:tuple[float, float]|None, engine:Engine
         notes.append(f'the part examined is {part}, but the network was trained on heads')
     return notes
 
+# %% ../nbs/06_study.ipynb #bedf4b72
 def _on_grid(scan:Scan, grid:sitk.Image, transform:sitk.Transform|None, window:Any) -> sitk.Image: # [0,1]
     "A scan on the grid: a CT through its window, anything else stretched."
     if scan.modality == 'CT':
@@ -302,6 +303,7 @@ def together(
     a, b = (_on_grid(s, place, t, window) for s, t in zip(scans, _ways(alignment, grid)))
     return a, b
 
+# %% ../nbs/06_study.ipynb #7bfeaf7c
 def fuse_study(
     alignment:Alignment,      # of two scans, from align
     engine:Engine,            # see load_engine
@@ -604,42 +606,6 @@ def contact_sheet(
     return np.vstack(rows)
 
 # %% ../nbs/06_study.ipynb #cell-041
-def fill_folder(
-    study:Study,           # from fuse_study
-    folder:Path,           # is there
-    formats:Sequence[str], # nifti, dicom
-    deidentify:bool=False, # see write_dicom
-) -> None:
-    "Write volume, DICOM series, transform and segmentation of a study into a folder."
-    fused = _as_reference(study)
-    if 'nifti' in formats: write_nifti(fused, folder/'fused.nii.gz')
-    if 'dicom' in formats: _write_series(fused, folder/'dicom', study, deidentify)
-    for name, t in _transforms(study.alignment).items(): save_transform(t, folder/name)
-    _write_labels(study, folder/'labels.nii.gz')
-
-def write_study(
-    study:Study,                              # from fuse_study
-    out:Path|str,                             # folder, or .nii or .nii.gz file
-    formats:Sequence[str]=('nifti', 'dicom'), # what a folder holds
-    png:bool=False,                           # a stack of PNG images as well?
-    sheet:bool=False,                         # a contact sheet as well?
-    figure:bool=False,                        # the three planes as well?
-    deidentify:bool=False,                    # see write_dicom
-    force:bool=False,                         # replace the result of an earlier run?
-) -> list[Path]:                              # the files and folders written
-    "Write the result, all of it or nothing; raises `FileExistsError` or `OSError` where that cannot be."
-    out, r = Path(out), study.alignment.registration
-    doubted = r is not None and not r.trusted # then the pictures come first
-    check_study_output(out, force, labels=study.labels is not None)
-    check_one_file(out, formats, png=png, contact_sheet=sheet, figure=figure, deidentify=deidentify)
-    if is_nifti(out): return _write_file(_as_reference(study), out, study)
-    with staged(out, folder=True, gone=_old_refusal(out)) as folder:
-        fill_folder(study, folder, formats, deidentify)
-        _write_pictures(study, folder, png, sheet, figure)
-        (folder/RECORD).write_text(json.dumps(record(study, deidentify), indent=1))
-        names = sorted((p.name for p in folder.iterdir()), key=lambda n: (doubted and n not in PICTURES, n))
-    return [out/n for n in names]
-
 def _transforms(alignment:Alignment) -> dict[str, sitk.Transform]: # file name -> transform
     "The transform that was used, and where the headers were, the one that was not."
     if alignment.source != 'headers': return {'transform.tfm': alignment.transform}
@@ -698,6 +664,43 @@ def _write_pictures(study:Study, folder:Path, png:bool, sheet:bool, figure:bool)
     if figure: views_figure(study, width=3., dpi=110).savefig(folder/'views.png')
     if study.alignment.registration is not None:
         for name, picture in _pictures(study.ct, study.mri).items(): picture.savefig(folder/name)
+
+def fill_folder(
+    study:Study,           # from fuse_study
+    folder:Path,           # is there
+    formats:Sequence[str], # nifti, dicom
+    deidentify:bool=False, # see write_dicom
+) -> None:
+    "Write volume, DICOM series, transform and segmentation of a study into a folder."
+    fused = _as_reference(study)
+    if 'nifti' in formats: write_nifti(fused, folder/'fused.nii.gz')
+    if 'dicom' in formats: _write_series(fused, folder/'dicom', study, deidentify)
+    for name, t in _transforms(study.alignment).items(): save_transform(t, folder/name)
+    _write_labels(study, folder/'labels.nii.gz')
+
+# %% ../nbs/06_study.ipynb #70bc7ce3
+def write_study(
+    study:Study,                              # from fuse_study
+    out:Path|str,                             # folder, or .nii or .nii.gz file
+    formats:Sequence[str]=('nifti', 'dicom'), # what a folder holds
+    png:bool=False,                           # a stack of PNG images as well?
+    sheet:bool=False,                         # a contact sheet as well?
+    figure:bool=False,                        # the three planes as well?
+    deidentify:bool=False,                    # see write_dicom
+    force:bool=False,                         # replace the result of an earlier run?
+) -> list[Path]:                              # the files and folders written
+    "Write the result, all of it or nothing; raises `FileExistsError` or `OSError` where that cannot be."
+    out, r = Path(out), study.alignment.registration
+    doubted = r is not None and not r.trusted # then the pictures come first
+    check_study_output(out, force, labels=study.labels is not None)
+    check_one_file(out, formats, png=png, contact_sheet=sheet, figure=figure, deidentify=deidentify)
+    if is_nifti(out): return _write_file(_as_reference(study), out, study)
+    with staged(out, folder=True, gone=_old_refusal(out)) as folder:
+        fill_folder(study, folder, formats, deidentify)
+        _write_pictures(study, folder, png, sheet, figure)
+        (folder/RECORD).write_text(json.dumps(record(study, deidentify), indent=1))
+        names = sorted((p.name for p in folder.iterdir()), key=lambda n: (doubted and n not in PICTURES, n))
+    return [out/n for n in names]
 
 # %% ../nbs/06_study.ipynb #1d59ab0f
 def _digest(image:sitk.Image) -> str: # 16 hexadecimal digits
