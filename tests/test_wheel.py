@@ -58,7 +58,7 @@ def test_entry_points(wheel, settings):
     parser = ConfigParser()
     parser.read_string(meta(wheel, 'entry_points.txt'))
     wanted = dict(x.split('=') for x in settings['console_scripts'].split())
-    assert dict(parser['console_scripts']) == wanted and len(wanted) == 7
+    assert dict(parser['console_scripts']) == wanted and len(wanted) == 8
     assert {*wanted.values()} == {'medfusion_nb.core:run_script'}
     for name in wanted: assert f"{name.removeprefix('medfusion_')}='" in _source(wheel, 'core'), name
 
@@ -68,7 +68,8 @@ def test_requirements(wheel, settings):
     runtime = [r for r in m.get_all('Requires-Dist') if 'extra ==' not in r]
     dev = [r.split(';')[0] for r in m.get_all('Requires-Dist') if re.search(r'extra == .dev.', r)]
     assert sorted(map(requirement, runtime)) == sorted(map(requirement, settings['requirements'].split()))
-    wanted = settings['dev_requirements'].split() + settings['train_requirements'].split() # the tests train
+    of_tests = 'dev', 'train', 'cohort', 'bids'
+    wanted = [r for k in of_tests for r in settings[f'{k}_requirements'].split()]
     assert sorted(map(requirement, dev)) == sorted(map(requirement, wanted))
     tools = 'nbdev', 'execnb', 'ghapi', 'pytest'
     assert not any(requirement(r)[0] in tools for r in runtime), 'tools are for the dev extra only'
@@ -77,7 +78,7 @@ def test_requirements(wheel, settings):
 
 def imported(files):
     "Distributions that modules import, wherever they do."
-    distribution = {'cv2': 'opencv-python-headless', 'pywt': 'pywavelets', 'PIL': 'pillow'}
+    distribution = {'bids': 'pybids', 'cv2': 'opencv-python-headless', 'pywt': 'pywavelets', 'PIL': 'pillow'}
     nodes = [n for f in files for n in ast.walk(ast.parse(f.read_text(encoding='utf-8')))]
     names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
@@ -86,11 +87,12 @@ def imported(files):
 
 
 def test_imports_are_required(wheel, settings):
-    "The packages that the modules import are the requirements and those of the extra `train`, and no others."
-    base, train = ({requirement(r)[0] for r in settings[k].split()} for k in ('requirements', 'train_requirements'))
-    by_torch = {'onnx', 'onnxscript'} # its export imports them
-    assert imported((wheel/'medfusion_nb').glob('*.py')) == base | train - by_torch
-    assert imported(wheel/'medfusion_nb'/f'{m}.py' for m in LIGHT) - train == base
+    "The packages that the modules import are the requirements and those of the extras, and no others."
+    extras = 'requirements', 'train_requirements', 'cohort_requirements', 'bids_requirements'
+    base, train, cohort, bids = ({requirement(r)[0] for r in settings[k].split()} for k in extras)
+    by_torch, by_dask = {'onnx', 'onnxscript'}, {'bokeh'} # which import them
+    assert imported((wheel/'medfusion_nb').glob('*.py')) == base | train - by_torch | cohort - by_dask | bids
+    assert imported(wheel/'medfusion_nb'/f'{m}.py' for m in LIGHT) - train - cohort - bids == base
 
 
 def test_contents(wheel):
