@@ -753,9 +753,13 @@ def _client(
 # %% ../nbs/08_cohort.ipynb #c596070f
 def _result(future:Any, spread:Spread) -> Any: # record or exception; None: nothing is known of it
     "What became of a case."
+    distributed = _needs_dask()
+    from distributed.comm import CommClosedError
     if future.cancelled() or future.status == 'lost': return None # the scheduler is gone
-    e = future.exception()
-    if not isinstance(e, _needs_dask().KilledWorker): return e or future.result()
+    try:
+        e = future.exception(timeout='60s')
+        if not isinstance(e, distributed.KilledWorker): return e or future.result(timeout='60s')
+    except (CommClosedError, distributed.CancelledError, distributed.TimeoutError): return None # it went now
     return ChildProcessError(f'its process died {spread.retries + 1} times, of a lack of memory perhaps: '
                              f'allow more than {spread.memory:g} GiB with --memory')
 

@@ -11,7 +11,8 @@ import pytest
 from conftest import finish, start
 
 pytest.importorskip('distributed')
-from medfusion_nb.cohort import phantom_cohort
+from distributed import Client, wait
+from medfusion_nb.cohort import Spread, _result, phantom_cohort
 from medfusion_nb.phantom import phantom_volume
 from medfusion_nb.volume import write_original
 
@@ -124,6 +125,16 @@ def test_a_cluster_and_its_end(table, tmp_path, cluster):
     assert code == 2 and 'no Dask scheduler answers' in err and err.count('\n') == 1, err
     code, said, err = run(table, out, '--workers', 0) # what a worker had begun may be done as well
     assert code == 11 and '4 trusted' in said and len(made(out)) == 4 and len(whole) < 4, err
+
+def test_a_result_that_cannot_be_fetched(cluster):
+    "A study is done, and the scheduler goes before its record is fetched, when nobody has noticed yet."
+    scheduler, where = cluster
+    with Client(where, timeout='20s') as client:
+        futures = client.map(dict, [[('a', i)] for i in range(8)], pure=False)
+        wait(futures)
+        assert _result(futures[0], Spread()) == {'a': 0}
+        scheduler.kill()
+        assert {_result(f, Spread()) for f in futures[1:]} == {None}
 
 def test_shards(table, tmp_path):
     out = tmp_path/'out'
