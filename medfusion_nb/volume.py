@@ -61,7 +61,7 @@ from pydicom.valuerep import format_number_as_ds
 from . import __version__
 from .core import clear_leftovers, staged
 from .data import Window, window_ct
-from .phantom import PhantomVolume, like, phantom_volume
+from .phantom import PhantomPet, PhantomVolume, like, phantom_volume
 
 warnings.filterwarnings('ignore', module=r'pydicom\.') # they quote what a header holds, names and dates too
 
@@ -1514,18 +1514,25 @@ def write_original(
     return written
 
 # %% ../nbs/00b_volume.ipynb #78da6121
+_AT_SUV_1 = 350e6*.5**(3600/6586.2)/70e3 # Bq/mL: what is left of the injection after an hour, per gram
+
 def phantom_study(
-    folder:Path|str, # the series are written into its subfolders CT and MR
-    **kwargs:Any,    # of phantom_volume
-) -> PhantomVolume:  # what was written, with the truth
-    "Write a phantom as two DICOM series; raises `FileExistsError` when the folder is not empty."
+    folder:Path|str,            # the series are written into its subfolders CT, MR, PT and NM
+    pet:PhantomPet|None=None,   # of the same head, see phantom_pet: written as well
+    spect:PhantomPet|None=None, # the same, with counts of a hundred times its SUV
+    **kwargs:Any,               # of phantom_volume
+) -> PhantomVolume:             # what was written, with the truth
+    "Write a phantom as DICOM series; raises `FileExistsError` when the folder is not empty."
     folder, phantom = Path(folder), phantom_volume(**kwargs)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: choose another name")
     study = generate_uid()
-    with staged([folder/'CT', folder/'MR'], folder=True) as parts:
-        for (target, part), scan in zip(parts.items(), (phantom.ct, phantom.mri)):
-            write_original(scan, part, target.name, StudyInstanceUID=study)
+    scans = dict(CT=phantom.ct, MR=phantom.mri)
+    if pet is not None: scans['PT'] = pet.image*_AT_SUV_1
+    if spect is not None: scans['NM'] = spect.image*100.
+    with staged([folder/k for k in scans], folder=True) as parts:
+        for target, part in parts.items():
+            write_original(scans[target.name], part, target.name, StudyInstanceUID=study)
     return phantom
 
 # %% ../nbs/00b_volume.ipynb #cell-048
