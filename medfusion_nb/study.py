@@ -8,8 +8,8 @@ __all__ = ['Grid', 'PICTURES', 'fuse_volume', 'common_grid', 'Alignment', 'modal
            'fuse_study', 'Labels', 'match_labels', 'carry_labels', 'is_colored', 'colored', 'color_slices',
            'color_volume', 'three_planes', 'views', 'views_figure', 'is_nifti', 'may_write', 'check_one_file',
            'check_study_output', 'registration_record', 'signed', 'record', 'fused_slices', 'contact_sheet',
-           'fill_folder', 'write_study', 'write_refused', 'candidate', 'write_studies', 'read_scans', 'list_scans',
-           'fuse_scans']
+           'fill_folder', 'write_study', 'write_refused', 'candidate', 'write_studies', 'grid_word', 'read_scans',
+           'list_scans', 'fuse_scans']
 
 # %% ../nbs/06_study.ipynb #cell-003
 import gzip
@@ -320,7 +320,7 @@ def _shown(
         raise ValueError(f"range {range}: only of a PET or SPECT, {scan.name} is neither: leave --range out")
     low, high = uptake_range(scan)
     if range is not None:
-        *lowest, highest = dict.fromkeys(range if isinstance(range, tuple) else (range,))
+        *lowest, highest = dict.fromkeys(np.ravel(range).tolist())
         low, high = (lowest or [low*highest/high])[0], highest
     if 0 <= low < high: return float(low), float(high)
     raise ValueError(f"range {low:g},{high:g}: give the highest number in full colour, or LOWEST,HIGHEST")
@@ -965,7 +965,11 @@ def _check_distinct(paths:Sequence[str], scans:Sequence[Scan]) -> None:
             raise ValueError(f"{before} and {path} are the same scan: name two different ones; in a "
                              "folder of several series --ct-series and --mri-series choose")
 
-def _grid_word(grid:Grid, ct:Scan, mri:Scan) -> Grid: # as common_grid takes it
+def grid_word(
+    grid:Grid, # ct, mri, pet, spect, or a step in mm
+    ct:Scan,   # the reference
+    mri:Scan,  # the other, see in_order
+) -> Grid:     # as common_grid takes it
     "The grid that a command names; of a PET or SPECT pair `pet` or `spect`, or the other scan."
     words = {s.lower(): k for k, s in zip(('ct', 'mri'), modality_names(ct, mri))}
     if mri.modality in FUNCTIONAL and grid in ('ct', 'mri'): return 'ct' # that of the reference
@@ -985,7 +989,7 @@ def _check_scans(given:dict[str, Any], scans:Sequence[Scan]) -> None:
     "Raises `ValueError` for what is known to fail before any registration."
     ct, *others = scans
     ct_window(scans, given['window'])
-    common_grid(ct.image, others[0].image, _grid_word(given['grid'], *in_order(ct, others[0])))
+    common_grid(ct.image, others[0].image, grid_word(given['grid'], *in_order(ct, others[0])))
     for mri in others:
         ct, mri = in_order(ct, mri)
         check_pair(ct, mri)
@@ -1084,7 +1088,7 @@ def _fuse_scans(given:dict[str, Any], out:Path) -> dict[str, Any]: # network, wr
     check_unchanged(sources, before, read | {p for p in before if is_volume(p)})
     look = Look(given['style'] or 'fused', given['tint'])
     def made(a):
-        grid = _grid_word(given['grid'], a.ct, a.mri)
+        grid = grid_word(given['grid'], a.ct, a.mri)
         study = fuse_study(a, engine, given['window'], grid, given['batch_size'], True, given['range'])
         return study._replace(look=look)
     studies = map(made, alignments)
