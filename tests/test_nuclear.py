@@ -152,3 +152,157 @@ def test_dcm2niix_puts_a_spect_in_the_same_place(head, tmp_path, code):
     [file] = write_original(spect, tmp_path/'nm', 'NM')
     subprocess.run(['dcm2niix', '-f', 'out', '-o', tmp_path, file.parent], check=True, capture_output=True)
     same_places(read_volume(tmp_path/'out.nii', 'NM').image, spect, .51)
+
+
+# sets that lie at one place
+
+
+def framed(path, **tags):
+    "A file of nuclear medicine with other elements, and as many frames as its vectors have numbers."
+    ds = pydicom.dcmread(path)
+    frames = ds.pixel_array
+    n = len(next((v for k, v in tags.items() if k.endswith('Vector')), frames))
+    ds.PixelData = np.concatenate([frames*(1 + i) for i in range(n//len(frames))]).tobytes()
+    ds.NumberOfFrames = n
+    for k, v in tags.items():
+        if v is None: del ds[k]
+        else: setattr(ds, k, v)
+    ds.save_as(path)
+    return path
+
+
+def small(head): return sitk.Cast(head.mri, sitk.sitkFloat32)/20
+
+
+def test_a_gated_spect_is_told_apart(head, tmp_path):
+    [file] = write_original(small(head), tmp_path, 'NM')
+    n = head.mri.GetDepth()
+    framed(file, SliceVector=[*range(1, n + 1)]*3, TimeSlotVector=[1]*n + [2]*n + [3]*n,
+           ImageType=['ORIGINAL', 'PRIMARY', 'RECON GATED TOMO', 'EMISSION'])
+    found = find_series(tmp_path)
+    assert [s.description for s in found] == [f'Phantom NM time slot {k}' for k in (1, 2, 3)]
+    with pytest.raises(ValueError, match=r'3 NM series fit; choose one .*\(--ct-series, or --mri-series'):
+        read_volume(tmp_path, 'NM')
+    first, third = (sitk.GetArrayFromImage(read_volume(tmp_path, 'NM', series=k).image) for k in ('1', 'slot 3'))
+    np.testing.assert_array_equal(third, 3*first)
+
+
+def test_frames_in_any_order_lie_at_their_places(head, tmp_path):
+    "Slices of two energy windows in turn, as some cameras write them."
+    [file] = write_original(small(head), tmp_path, 'NM')
+    truth, n = read_volume(tmp_path, 'NM').image, head.mri.GetDepth()
+    ds = pydicom.dcmread(file)
+    frames = ds.pixel_array
+    ds.PixelData, ds.NumberOfFrames = np.repeat(frames, 2, axis=0).tobytes(), 2*n
+    ds.SliceVector, ds.EnergyWindowVector = [i for k in range(n) for i in (k + 1,)*2], [1, 2]*n
+    ds.save_as(file)
+    assert len(find_series(tmp_path)) == 2
+    for k in ('1', '2'):
+        there = read_volume(tmp_path, 'NM', series=k).image
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(there), sitk.GetArrayFromImage(truth))
+        assert there.GetOrigin() == truth.GetOrigin() and there.GetSpacing() == pytest.approx(truth.GetSpacing())
+
+
+@pytest.mark.parametrize('tags, said', [
+    (dict(SpacingBetweenSlices=None), 'no SpacingBetweenSlices'),
+    (dict(SpacingBetweenSlices='500'), 'SpacingBetweenSlices is 500'),
+    (dict(SliceVector=[*range(20, 0, -1)]), 'its first frame is slice 20'),
+    (dict(SliceVector=[1, 2, 3]), 'SliceVector does not number its 20 frames'),
+    (dict(DetectorInformationSequence=None), 'no position and no orientation'),
+    (dict(ImageType=['ORIGINAL', 'PRIMARY', 'TOMO', 'EMISSION']), 'holds projections (TOMO) and no volume'),
+    (dict(ImageType=['ORIGINAL', 'PRIMARY', 'WHOLE BODY', 'EMISSION']), 'holds projections (WHOLE BODY)')], ids=str)
+def test_what_is_no_volume_is_refused(head, tmp_path, tags, said):
+    [file] = write_original(small(head), tmp_path, 'NM')
+    ds = pydicom.dcmread(file)
+    for k, v in tags.items():
+        if v is None: del ds[k]
+        else: setattr(ds, k, v)
+    ds.save_as(file)
+    with pytest.raises(ValueError, match=re.escape(said)) as e: read_volume(tmp_path, 'NM')
+    assert 'NM0000.dcm' in str(e.value) and '\n' not in str(e.value)
+
+
+def test_the_reconstruction_is_taken_beside_its_projections(head, tmp_path):
+    write_original(small(head), tmp_path/'recon', 'NM')
+    write_original(small(head), tmp_path/'raw', 'NM', ImageType=['ORIGINAL', 'PRIMARY', 'TOMO', 'EMISSION'],
+                   SeriesDescription='Raw')
+    assert 'projections' in list_series(find_series(tmp_path))
+    assert read_volume(tmp_path, 'NM').headers[0].SeriesDescription == 'Phantom NM'
+
+
+def test_a_dynamic_pet_is_told_apart(head, tmp_path):
+    series = pydicom.uid.generate_uid()
+    for k, minute in enumerate((0, 5, 10)):
+        write_original(uptake(head, 10. + k), tmp_path/f'{k}', 'PT', SeriesInstanceUID=series, SeriesType=['DYNAMIC', 'IMAGE'],
+                       FrameReferenceTime=str(60000*minute), AcquisitionTime=f'11{minute:02d}00', NumberOfTimeSlices=3)
+    assert [s.description for s in find_series(tmp_path)] == [f'Phantom PT time {k}' for k in (1, 2, 3)]
+    with pytest.raises(ValueError, match='3 PT series fit'): read_volume(tmp_path, 'PT')
+    means = [sitk.GetArrayFromImage(read_volume(tmp_path, 'PT', series=k).image).mean() for k in ('1', '2', '3')]
+    assert means == sorted(means) and means[0] < means[2]
+
+
+def test_a_folder_of_all_kinds(head, tmp_path):
+    for kind, image in (('CT', head.ct), ('MR', head.mri), ('PT', uptake(head)), ('NM', small(head))):
+        write_original(image, tmp_path/kind, kind)
+    for kind, unit in (('CT', 'HU'), ('MR', ''), ('PT', 'Bq/mL'), ('NM', 'counts')):
+        for scan in (read_volume(tmp_path, kind), read_volume(tmp_path, prefer=kind)):
+            assert (scan.modality, scan.unit) == (kind, unit)
+    assert read_volume(tmp_path, prefer='CT', series='phantom pt').modality == 'PT' # what is picked, is taken
+    with pytest.raises(ValueError, match="no CT series fits 'phantom pt'"): read_volume(tmp_path, 'CT', series='phantom pt')
+    shutil.rmtree(tmp_path/'CT')
+    with pytest.raises(ValueError, match='no CT series;'): read_volume(tmp_path, 'CT')
+    assert read_volume(tmp_path, prefer='CT').modality == 'MR' # rather than what shows function
+    shutil.rmtree(tmp_path/'MR')
+    with pytest.raises(ValueError, match='2 others fit'): read_volume(tmp_path, prefer='CT')
+    shutil.rmtree(tmp_path/'NM')
+    assert read_volume(tmp_path, prefer='MR').modality == 'PT'
+
+
+def test_slices_of_two_units_are_refused(head, tmp_path):
+    files = write_original(uptake(head), tmp_path, 'PT')
+    ds = pydicom.dcmread(files[3])
+    ds.Units = 'CNTS'
+    ds.save_as(files[3])
+    with pytest.raises(ValueError, match='different units') as e: read_volume(tmp_path, 'PT')
+    assert 'PT0003.dcm' in str(e.value) and '\n' not in str(e.value)
+
+
+def test_an_enhanced_pet_says_its_unit(head, tmp_path):
+    "A multi-frame file with functional groups, the slope of each frame, and units of UCUM."
+    def item(**tags):
+        ds = pydicom.dataset.Dataset()
+        for k, v in tags.items(): setattr(ds, k, v)
+        return ds
+    slices = [pydicom.dcmread(f) for f in write_original(uptake(head), tmp_path/'s', 'PT')]
+    ds = slices[0]
+    ds.PixelData, ds.NumberOfFrames = b''.join(s.PixelData for s in slices), len(slices)
+    code = item(CodeValue='Bq/ml', CodingSchemeDesignator='UCUM', CodeMeaning='Becquerels/milliliter')
+    shared = item(PixelMeasuresSequence=[item(PixelSpacing=ds.PixelSpacing, SliceThickness='8')],
+                  PlaneOrientationSequence=[item(ImageOrientationPatient=ds.ImageOrientationPatient)],
+                  RealWorldValueMappingSequence=[item(MeasurementUnitsCodeSequence=[code])])
+    ds.SharedFunctionalGroupsSequence = [shared]
+    ds.PerFrameFunctionalGroupsSequence = [
+        item(PlanePositionSequence=[item(ImagePositionPatient=s.ImagePositionPatient)],
+             PixelValueTransformationSequence=[item(RescaleSlope=s.RescaleSlope, RescaleIntercept='0', RescaleType='US')])
+        for s in slices]
+    for k in ('Units', 'ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing', 'RescaleSlope', 'RescaleIntercept',
+              'DecayCorrection', 'CorrectedImage'): del ds[k]
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = '1.2.840.10008.5.1.4.1.1.130'
+    ds.DecayCorrected = ds.AttenuationCorrected = 'YES'
+    ds.DecayCorrectionDateTime = '20240102110000'
+    (tmp_path/'e').mkdir()
+    ds.save_as(tmp_path/'e'/'one.dcm')
+    one, many = (to_suv(read_volume(tmp_path/k, 'PT')) for k in 'es')
+    assert one.unit == many.unit == 'SUV'
+    np.testing.assert_allclose(sitk.GetArrayFromImage(one.image), sitk.GetArrayFromImage(many.image), rtol=1e-6)
+
+
+def test_names_tell_what_files_do_not(head, tmp_path):
+    for name, kind in (('sub-01_trc-18FFDG_pet.nii.gz', 'PT'), ('SPECT.nii', 'NM'), ('pt_01_t1.nii', 'MR')):
+        sitk.WriteImage(small(head), tmp_path/name)
+        scan = read_volume(tmp_path/name)
+        assert (scan.modality, scan.unit) == (kind, '') and 'its name' in str(scan.notes)
+    sitk.WriteImage(head.ct, tmp_path/'ct.nii')
+    with pytest.raises(ValueError, match='is a CT and no PET'): read_volume(tmp_path/'ct.nii', 'PT')
+    assert read_volume(tmp_path/'ct.nii').unit == 'HU'
+    assert read_volume(tmp_path/'ct.nii', hu=False).unit == ''
