@@ -294,9 +294,10 @@ _Format = Option(group='volumes', choices=('nifti', 'dicom', 'both'))
 _Window = Option(f"CT window: {', '.join(WINDOWS)}, or CENTRE,WIDTH in HU (default: brain, or soft_tissue "
                  "where the headers say that another part was examined)", parse_window, group='volumes')
 
-_Range = Option("the number that is white in images of more than 8 bits, or one for each of the two, such as "
-                "255,4095 (default: 65535, or by the largest number of a folder where 16 bits are not used)",
-                parse_range, group='images')
+_Range = Option("of images of more than 8 bits the number that is white, or one for each of the two, such as "
+                "255,4095 (default: 65535, or by the largest number of a folder where 16 bits are not used); of "
+                "a PET or SPECT volume the number in full colour, or the lowest and the highest, such as 2,10, "
+                "in SUV or in its own unit (default: by its numbers)", parse_range)
 
 def _refuse(
     given:dict[str, Any], # options of the command
@@ -335,6 +336,7 @@ def _fuse_images(given:dict[str, Any]) -> dict[str, Any]: # network, written
     if given['more']:
         raise ValueError(f"{given['more'][0]}: two images are fused, or two folders; "
                          "more than two only as volumes")
+    if 0 in (given['range'] or ()): raise ValueError("--range 0: 0 is black, name the number that is white")
     extra, pair = [k for k in ('figure', 'attention') if given[k]], given['pair'] or 'ct-mri'
     jobs = plan(given['ct'], given['mri'], given['out'], extra, pair, given['range'])
     with claimed([p for j in jobs for p in j.outputs.values()]):
@@ -370,14 +372,18 @@ def medfusion_fuse(
     bf16:bool=False,
     batch_size:int|None=None, # most pairs or slices at once (default: 16 on a GPU, 1 on a CPU)
     threads:int|None=None, # that compute on a CPU (default: OMP_NUM_THREADS, or one for each processor)
-    # what the two are, PET and SPECT for images only, whose pseudo-colour is kept (default: ct-mri; of
-    # volumes what the files say, or a guess by their values and names)
+    # what the two are; the colour of PET and SPECT images is kept, volumes of them get one (default: ct-mri;
+    # of volumes what the files say, or a guess by their values and names)
     pair:Annotated[str|None, Option(choices=tuple(PAIRS))]=None,
     bits:Annotated[int, Option(group='images', choices=(8, 16))]=8, # bits a pixel of the fused image
     range:Annotated[Any, _Range]=None,
     attention:Annotated[bool, _Image]=False, # write where the network looked as well
     list:Annotated[bool, _Volume]=False,     # list the DICOM series of the folders and stop
     window:Annotated[Any, _Window]=None,
+    # colour of a PET or SPECT: fused, on the fused image, or overlay, on the other scan (default: fused)
+    style:Annotated[str|None, Option(group='volumes', choices=('fused', 'overlay'))]=None,
+    # tell two scans without colour apart: warm the first, cool the second, as strong as this, 0 to 2
+    tint:float=0.,
     # other: a CT that is not in Hounsfield units; --window is then in its own numbers
     ct_units:Annotated[str, Option(group='volumes', choices=('hu', 'other'))]='hu',
     # series of the first scan: number in the list, part of the description, or UID
@@ -385,12 +391,13 @@ def medfusion_fuse(
     # the same of the second scan; of more, once for each
     mri_series:Annotated[list[str]|None, Option(group='volumes', repeat=True)]=None,
     index:Annotated[int|None, _Volume]=None,      # which volume of a 4-D file, from 0
-    # grid of the result: ct (that of the first scan), mri (of the second), or a step in mm
+    # grid of the result: ct (that of the first scan), mri (of the second), or a step in mm; of a PET or SPECT
+    # that of the other scan (default), or pet or spect
     grid:Annotated[str, _Volume]='ct',
     # register the second scan to the first; auto: where the headers do not align the heads
     register:Annotated[str, Option(group='volumes', choices=('auto', 'always', 'never'))]='auto',
     # apply this transform file, do not register: ITK, 3D Slicer (.tfm, .txt, .h5), ANTs (.mat), CT point to
-    # MRI point; or a FLIRT matrix of the two NIfTI files (-in MRI -ref CT)
+    # MRI point; or a FLIRT matrix of the two NIfTI files (-in MRI -ref CT). A PET or SPECT stands for the MRI
     transform:Annotated[str|None, _Volume]=None,
     # carry this segmentation along: .nii.gz, .nrrd, .mha or .mgz of whole numbers on the voxels of one of
     # the two
