@@ -23,7 +23,7 @@ from .phantom import like
 from .volume import FUNCTIONAL, Scan, _items, _text, _texts, _values, modality_name
 
 # %% ../nbs/00e_nuclear.ipynb #b7ce6945
-_OWN = 'fuse it in its own units instead (--suv never, with --range LOW,HIGH)'
+_OWN = 'fuse it in its own unit with --range LOWEST,HIGHEST'
 
 class _NoSUV(ValueError):
     "Why there is no SUV: of a file, in words without its name."

@@ -947,7 +947,7 @@ def _in_one_folder(paths:Sequence[str]) -> list[str|None]: # [] where nothing is
 def _in_suv(scan:Scan, range:Any) -> Scan:
     "A PET in SUV; without a range raises `ValueError` where its headers do not allow it."
     if scan.modality != 'PT' or not scan.headers: return scan
-    return to_suv(scan, must=range is None)
+    return to_suv(scan, 'must' if range is None else 'auto')
 
 def _same_values(a:Scan, b:Scan) -> bool:
     "Do two scans hold the same voxels?"
