@@ -224,7 +224,8 @@ def _vector(file:Any, ds:Dataset, keyword:str, n:int) -> list[int]: # [] when it
     values = _values(file, ds, keyword)
     if not values: return []
     if len(values) == n and all(isinstance(v, int) and v > 0 for v in values): return [*map(int, values)]
-    raise ValueError(f"{file}: {keyword} does not number its {n} frames: the file is damaged, export it again")
+    raise ValueError(f"{file}: {keyword} does not number its {n} frames: the file is damaged, export it "
+                     "again")
 
 def _nuclear_slices(file:Path, ds:Dataset, n:int) -> list[Slice]:
     "The frames of a file of nuclear medicine; those of projections have no place in space."
@@ -265,7 +266,8 @@ class Series:
         mm = ' x '.join(f'{s:.3g}' for s in (self.slices[0].spacing or ())[::-1]) or '?'
         (columns, rows), n = self.size, len(self.slices)
         slices = f"{n} {'slice' if n == 1 else 'slices'}"
-        view = ', localiser'*self.localizer + ', damaged'*bool(self.broken) + ', projections'*bool(self.projected)
+        view = ', localiser'*self.localizer + ', damaged'*bool(self.broken)
+        view += ', projections'*bool(self.projected)
         return f"{columns} x {rows}, {slices}, pixels of {mm} mm{view}"
 
     def __str__(self) -> str:
@@ -476,7 +478,8 @@ _APART = dict(
     FlipAngle='flip angle', AcquisitionNumber='acquisition', ImageType='', FrameType='',
     ComplexImageComponent='', ConvolutionKernel='kernel', KVP='kV', ContrastBolusAgent='contrast',
     StackID='stack', DiffusionGradientOrientation='direction #', NominalPercentageOfCardiacPhase='phase',
-    TriggerTime='phase #', NominalCardiacTriggerDelayTime='phase #', FrameReferenceTime='time #', SequenceName='sequence', ScanOptions='',
+    TriggerTime='phase #', NominalCardiacTriggerDelayTime='phase #', FrameReferenceTime='time #',
+    SequenceName='sequence', ScanOptions='',
     SeriesDescription='', ProtocolName='', SeriesNumber='number', SliceThickness='thickness',
     AcquisitionDateTime='time #', AcquisitionTime='time #', ContentTime='time #', SOPClassUID='class #',
     file='file #') | {f'DimensionIndexValues {i}': f'dimension {i}' for i in range(6)}
@@ -701,7 +704,7 @@ def _fitting(found:list[Series], kinds:Iterable[str], pick:str|None) -> list[Ser
     return [s for s in _picked(found, pick) if s.modality in kinds]
 
 # %% ../nbs/00b_volume.ipynb #00752c6f
-FUNCTIONAL = 'PT', 'NM'            # modalities that show function: PET (positron emission tomography), SPECT
+FUNCTIONAL = 'PT', 'NM'            # PET and SPECT, which show function
 _SCANS = ('CT', 'MR', *FUNCTIONAL) # modalities that are read
 # modalities that are none of these; any other may be one of them
 _OTHERS = {'US', 'IVUS', 'OCT', 'OPT', 'SM', 'SEG', 'RTDOSE', 'RTIMAGE', 'RTSTRUCT', 'RTPLAN'}
@@ -724,8 +727,8 @@ def choose_series(
         if not fits: fits = _fitting(found, able_kinds if pick is not None else able_kinds - unsaid, pick)
     if len(fits) == 1: return fits[0]
     kind = f'{wanted} series' if wanted else 'series'
-    option = '--ct-series, or --mri-series for a scan after the first' if wanted in FUNCTIONAL else '--ct-series'
-    if (prefer or modality) == 'MR': option = '--mri-series'
+    option = '--mri-series' if (prefer or modality) == 'MR' else '--ct-series'
+    if wanted in FUNCTIONAL: option = '--ct-series, or --mri-series for a scan after the first'
     what = '' if pick is None else f' {pick!r}'
     if not fits: why = f'no {kind}' + (f' fits{what}' if what else '')
     elif wanted in (None, fits[0].modality): why = f'{len(fits)} {kind} fit{what}'
@@ -733,7 +736,8 @@ def choose_series(
     able = [i for i, s in enumerate(found, 1) if not wanted or s.modality in second]
     how = f'choose one by its number or a part of its description ({option})'
     if len(able) < len(found): how += f", of {', '.join(map(str, able))}"
-    if not able: how = f"none of these can be {'an' if wanted == 'MR' else 'a'} {modality_name(wanted or 'CT')}"
+    name = f"{'an' if wanted == 'MR' else 'a'} {modality_name(wanted or 'CT')}"
+    if not able: how = f'none of these can be {name}'
     lines = list_series(found).splitlines()
     if len(lines) > 50: lines[50:] = [f'  and {len(lines) - 50} more, see --list']
     raise ValueError('\n'.join([f'{path}: {why}; {how}:', *lines]))
@@ -1195,9 +1199,10 @@ def _clean_hu(
     return np.maximum(hu, _AIR, out=hu)
 
 # %% ../nbs/00b_volume.ipynb #dec23fda
-_UNITS = dict(BQML='Bq/mL', CNTS='counts', GML='SUV', CM2ML='SUV BSA', CPS='counts/s', PROPCNTS='counts, scaled',
-              PROPCPS='counts/s, scaled', PCNT='%', MGMINML='mg/min/mL', UMOLMINML='umol/min/mL',
-              MLMING='mL/min/g', MLMINML='mL/min/mL', MLG='mL/g', MLML='mL/mL', UMOLML='umol/mL') # C.8.9.1.1.3
+_UNITS = dict(BQML='Bq/mL', CNTS='counts', GML='SUV', CM2ML='SUV BSA', CPS='counts/s', PCNT='%',
+              PROPCNTS='counts, scaled', PROPCPS='counts/s, scaled', MGMINML='mg/min/mL',
+              UMOLMINML='umol/min/mL', MLMING='mL/min/g', MLMINML='mL/min/mL', MLG='mL/g', MLML='mL/mL',
+              UMOLML='umol/mL') # DICOM PS3.3 C.8.9.1.1.3
 _UCUM = {'Bq/ml': 'Bq/mL', '{counts}': 'counts', 'g/ml{SUVbw}': 'SUV', 'g/ml{SUVlbm}': 'SUV LBM',
          'cm2/ml{SUVbsa}': 'SUV BSA', '{counts}/s': 'counts/s'} # units of enhanced files
 _SUV_TYPES = 'BSA', 'LBM', 'LBMJAMES128', 'LBMJANMA', 'IBW' # divided by another number than the weight
@@ -1211,8 +1216,9 @@ def _unit(header:Dataset) -> str: # '' where the header does not say it
     shared = [header, *_items(file, header, 'SharedFunctionalGroupsSequence')[:1],
               *_items(file, header, 'PerFrameFunctionalGroupsSequence')[:1]]
     maps = [m for d in shared for m in _items(file, d, 'RealWorldValueMappingSequence')[:1]]
-    codes = [_text(file, c, 'CodeValue') for m in maps for c in _items(file, m, 'MeasurementUnitsCodeSequence')]
-    return next((_UCUM[c] for c in codes if c in _UCUM), 'counts' if nuclear else '')
+    codes = [c for m in maps for c in _items(file, m, 'MeasurementUnitsCodeSequence')]
+    named = [_text(file, c, 'CodeValue') for c in codes]
+    return next((_UCUM[c] for c in named if c in _UCUM), 'counts' if nuclear else '')
 
 def _check_functional(series:Series) -> None:
     "Raises `ValueError` for a PET or SPECT whose files are no volume, or do not agree on their unit."
@@ -1223,16 +1229,16 @@ def _check_functional(series:Series) -> None:
         raise ValueError(f"{file} and {other} are in different units ({units[file] or 'none'}, "
                          f"{units[other] or 'none'}): these are two series, sort them into folders")
     if series.projected:
-        raise ValueError(f"{file} holds projections ({series.projected}) and no volume: name the reconstructed "
-                         "series (RECON TOMO)")
+        raise ValueError(f"{file} holds projections ({series.projected}) and no volume: name the "
+                         "reconstructed series (RECON TOMO)")
     if not _is_nuclear(first) or series.slices[0].frame is None: return
     if not _number(file, first, 'SpacingBetweenSlices', 0):
-        raise ValueError(f"{file}: no SpacingBetweenSlices in its header, so the distance and the direction of "
-                         "its slices are unknown: reconstruct or export it again")
-    order = _vector(file, first, 'SliceVector', len(series.slices)) if len(series.headers) == 1 else []
-    if series.slices[0].orientation and not series.slices[0].position and order and order[0] != 1:
-        raise ValueError(f"{file}: its first frame is slice {order[0]} (SliceVector), so the place of the others is "
-                         "unknown: export it again")
+        raise ValueError(f"{file}: no SpacingBetweenSlices in its header, so the distance and the direction "
+                         "of its slices are unknown: reconstruct or export it again")
+    order = _vector(file, first, 'SliceVector', _number(file, first, 'NumberOfFrames', 1))
+    if order and order[0] != 1:
+        raise ValueError(f"{file}: its first frame is slice {order[0]} (SliceVector), so the place of the "
+                         "others is unknown: export it again")
 
 # %% ../nbs/00b_volume.ipynb #94368390
 def _check_series(series:Series, path:Path|str) -> None:
@@ -1331,20 +1337,21 @@ def read_series(
 
 # %% ../nbs/00b_volume.ipynb #cell-045
 _CLASSES = {'CT': '1.2.840.10008.5.1.4.1.1.2', 'MR': '1.2.840.10008.5.1.4.1.1.4',
-            'PT': '1.2.840.10008.5.1.4.1.1.128', 'NM': _NM_CLASS} # Image Storage
+            'PT': '1.2.840.10008.5.1.4.1.1.128', 'NM': _NM_CLASS,
+            'OT': SecondaryCaptureImageStorage} # Image Storage
 _ASKED:dict[str, dict[str, Any]] = { # what a class asks for, and what to say where nothing is known
     'CT': dict(KVP=None, AcquisitionNumber=None),
     'MR': dict(ScanningSequence='RM', SequenceVariant='NONE', ScanOptions='', MRAcquisitionType='',
                EchoTime=None, EchoTrainLength=None, RepetitionTime=None),
-    'PT': dict(SeriesType=['STATIC', 'IMAGE'], Units='BQML', CountsSource='EMISSION', CollimatorType='NONE',
-               CorrectedImage=['DECY', 'ATTN', 'SCAT', 'RAN', 'NORM'], DecayCorrection='START', DecayFactor='1',
-               FrameReferenceTime='0', ActualFrameDuration='600000', AcquisitionDate=None, AcquisitionTime=None,
-               PatientOrientationCodeSequence=[], PatientGantryRelationshipCodeSequence=[],
-               RadiopharmaceuticalInformationSequence=[]),
+    'PT': dict(SeriesType=['STATIC', 'IMAGE'], Units='NONE', CountsSource='EMISSION', CollimatorType='',
+               CorrectedImage='', DecayCorrection='NONE', FrameReferenceTime='0', ActualFrameDuration=None,
+               AcquisitionDate=None, AcquisitionTime=None, PatientOrientationCodeSequence=[],
+               PatientGantryRelationshipCodeSequence=[], RadiopharmaceuticalInformationSequence=[]),
     'NM': dict(PatientOrientationCodeSequence=[], PatientGantryRelationshipCodeSequence=[],
                EnergyWindowInformationSequence=[], RadiopharmaceuticalInformationSequence=[],
                NumberOfEnergyWindows=1, NumberOfDetectors=1, NumberOfRotations=1,
-               RotationInformationSequence=[], CountsAccumulated=None)}
+               RotationInformationSequence=[], CountsAccumulated=None),
+    'OT': {}} # a picture
 
 # %% ../nbs/00b_volume.ipynb #3a4d31f9
 def _put(ds:Dataset, **tags:Any) -> None:
@@ -1357,8 +1364,9 @@ def _ds(x:float) -> str:
 
 def _image_type(origin:str, kind:str, modality:str) -> list[str]:
     "Image type of a slice; a CT is said to be axial, a SPECT to be reconstructed."
-    if modality == 'PT': return [origin, kind]
-    return [origin, kind, *{'CT': ['AXIAL'], 'NM': ['RECON TOMO', 'EMISSION']}.get(modality, ['OTHER'])]
+    if modality == 'PT': return [origin, 'PRIMARY'] # as the standard wants it, also of a derived one
+    if modality == 'NM': return [origin, 'PRIMARY', 'RECON TOMO', 'EMISSION']
+    return [origin, kind, 'AXIAL' if modality == 'CT' else 'OTHER']
 
 # %% ../nbs/00b_volume.ipynb #28942fe1
 def _pixel_header(
@@ -1397,9 +1405,9 @@ def _write_slice(
     return path
 
 # %% ../nbs/00b_volume.ipynb #cell-046
-_INJECTED = dict(RadionuclideTotalDose='350000000', RadionuclideHalfLife='6586.2', RadionuclidePositronFraction='0.97',
+_INJECTED = dict(RadionuclideTotalDose='350000000', RadionuclideHalfLife='6586.2', # Bq, s
                  RadiopharmaceuticalStartTime='100000', RadiopharmaceuticalStartDateTime='20240102100000',
-                 Radiopharmaceutical='Fluorodeoxyglucose') # Bq, s: 350 MBq of FDG at ten o'clock
+                 Radiopharmaceutical='Fluorodeoxyglucose', RadionuclidePositronFraction='0.97')
 
 def _coded(value:str, scheme:str, meaning:str) -> Dataset:
     "A code of a dictionary."
@@ -1429,8 +1437,10 @@ def _original_header(modality:str) -> Dataset:
     if modality not in FUNCTIONAL: ds.PatientPosition = 'HFS' # they have codes for it
     ds.ImageType = _image_type('ORIGINAL', 'PRIMARY', modality)
     if modality == 'PT': # an hour after the injection
-        _put(ds, SeriesDate='20240102', SeriesTime='110000', AcquisitionDate='20240102', AcquisitionTime='110000')
-        _put(ds, PatientWeight='70', RadiopharmaceuticalInformationSequence=[_injection()])
+        for k in ('Series', 'Acquisition'): _put(ds, **{f'{k}Date': '20240102', f'{k}Time': '110000'})
+        _put(ds, PatientWeight='70', RadiopharmaceuticalInformationSequence=[_injection()], Units='BQML')
+        _put(ds, CorrectedImage=['DECY', 'ATTN', 'SCAT', 'RAN', 'NORM'], DecayCorrection='START')
+        _put(ds, DecayFactor='1', CollimatorType='NONE', ActualFrameDuration='600000')
     if modality == 'NM': return ds
     ds.RescaleSlope, ds.RescaleIntercept = '1', '-1024' if ct else '0'
     if modality != 'PT': ds.RescaleType = 'HU' if ct else 'US'
@@ -1455,11 +1465,12 @@ def _sampled(
 _MOST_SIGNED = 32767 # largest number of 16 bits with a sign
 
 def _signed(values:np.ndarray, slope:float|None=None) -> tuple[np.ndarray, str]: # int16; RescaleSlope
-    "Numbers of a PET as 16 bits with a slope of their own, the largest of them in full scale; raises `ValueError`."
+    "Numbers of a PET as 16 bits and their slope; raises `ValueError` for a slope that is too small."
     if slope is None: slope = float(np.abs(values).max())/_MOST_SIGNED or 1.
     written = _ds(slope*(1 + 1e-9)) # rounding must not carry the largest beyond
     stored = np.rint(values/float(written))
-    if np.abs(stored).max() > _MOST_SIGNED: raise ValueError(f"values up to {np.abs(values).max():g} need a larger slope")
+    if np.abs(stored).max() > _MOST_SIGNED:
+        raise ValueError(f"values up to {np.abs(values).max():g} need a larger slope")
     return stored.astype(np.int16), written
 
 def _write_nuclear(
@@ -1472,10 +1483,12 @@ def _write_nuclear(
     (nx, ny, n), axes = image.GetSize(), np.reshape(image.GetDirection(), (3, 3))
     along = np.cross(axes[:, 0], axes[:, 1]) @ axes[:, 2] # 1, or -1 where the slices go against their normal
     detector = Dataset()
-    _put(detector, CollimatorType='', FocalDistance=None, ImagePositionPatient=[_ds(v) for v in image.GetOrigin()])
+    _put(detector, CollimatorType='', FocalDistance=None)
+    detector.ImagePositionPatient = [_ds(v) for v in image.GetOrigin()]
     detector.ImageOrientationPatient = ds.pop('ImageOrientationPatient').value
     _put(ds, DetectorInformationSequence=[detector], SpacingBetweenSlices=_ds(along*image.GetSpacing()[2]))
-    _put(ds, NumberOfFrames=n, NumberOfSlices=n, FrameIncrementPointer=[0x00540080], SliceVector=[*range(1, n + 1)])
+    _put(ds, NumberOfFrames=n, NumberOfSlices=n, FrameIncrementPointer=[0x00540080]) # the slice vector
+    ds.SliceVector = [*range(1, n + 1)]
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     ds.InstanceNumber, ds.PixelData = 1, stored.tobytes()
     ds.save_as(path, enforce_file_format=True)
@@ -1501,7 +1514,8 @@ def write_original(
         if planes: raise ValueError("a SPECT is one file of parallel slices: it is not sampled on planes")
         counts = np.clip(np.rint(sitk.GetArrayViewFromImage(image)), 0, 65535).astype(np.uint16)
         return [_write_nuclear(ds, image, folder/'NM0000.dcm', counts)]
-    if modality == 'PT': _put(ds, PixelRepresentation=1, NumberOfSlices=len(planes or range(image.GetDepth())))
+    n = len(planes) if planes else image.GetDepth()
+    if modality == 'PT': _put(ds, PixelRepresentation=1, NumberOfSlices=n)
     fixed = float(tags['RescaleSlope']) if 'RescaleSlope' in tags else None
     for k, (values, origin) in enumerate(_sampled(image, planes, _AIR if modality == 'CT' else 0.)):
         if modality == 'PT':
@@ -2098,12 +2112,12 @@ _CT_WORDS = {'ct', 'cta', 'ncct', 'cbct'}
 _MR_WORDS = {'mr', 'mri', 't1', 't1w', 't1c', 't1ce', 't1gd', 't2', 't2w', 't2star', 'flair', 'pd', 'pdw',
              'dwi', 'adc', 'swi', 'tof', 'mprage'}
 
-_PT_WORDS = {'pet', 'fdg', 'fdgpet', 'suv', 'suvbw', 'pib', 'florbetapir', 'av45', 'fbp', 'florbetaben', 'fbb',
-             'flutemetamol', 'nav4694', 'flortaucipir', 'av1451', 'mk6240', 'pi2620', 'fet', 'fdopa', 'fmiso', 'flt',
-             'psma', 'dotatate', 'dotatoc', 'fluciclovine', 'raclopride', 'ucbj', 'amyloid'}
+_PT_WORDS = {'pet', 'fdg', 'fdgpet', 'suv', 'suvbw', 'amyloid', 'pib', 'florbetapir', 'av45', 'florbetaben',
+             'flutemetamol', 'nav4694', 'flortaucipir', 'av1451', 'mk6240', 'pi2620', 'fdopa', 'fmiso',
+             'psma', 'dotatate', 'dotatoc', 'fluciclovine', 'raclopride', 'ucbj'}
 _NM_WORDS = {'spect', 'hmpao', 'ecd', 'datscan', 'fpcit', 'ioflupane', 'ibzm', 'tc99m', 'mibi', 'sestamibi'}
 _WORDS = {'CT': _CT_WORDS, 'MR': _MR_WORDS, 'PT': _PT_WORDS, 'NM': _NM_WORDS}
-_SHORT = {'pt': 'PT', 'nm': 'NM', 'dat': 'NM'} # they mean other things, too: only where no other word tells
+_SHORT = {'pt': 'PT', 'nm': 'NM', 'dat': 'NM', 'fet': 'PT', 'fbp': 'PT'} # where no other word tells
 
 def has_air(image:sitk.Image) -> bool: # False for any unit but HU
     "Do the values peak near -1000 and near 0, as air and the body within do in Hounsfield units?"
@@ -2196,7 +2210,8 @@ def _check_guess(image:sitk.Image, path:Path, kind:str) -> None:
     elif kind != 'CT' and _is_offset(sample): why = 'the values of a CT whose intercept was lost'
     else: return # as a CT it is refused by check_hu
     raise ValueError(f"{path} has {why}, and its name tells nothing: say what the files are with --pair, "
-                     "such as --pair ct-mri (modality= of read_volume), or put CT, MRI, PET or SPECT into the name")
+                     "such as --pair ct-mri (modality= of read_volume), or put CT, MRI, PET or SPECT into "
+                     "the name")
 
 def _from_file(path:Path, modality:str|None, index:int|None, prefer:str|None) -> Scan:
     "The volume of a file; what it is is guessed where nobody says it."
@@ -2213,7 +2228,7 @@ def _from_file(path:Path, modality:str|None, index:int|None, prefer:str|None) ->
 
 def read_volume(
     path:Path|str,          # DICOM folder, file of a series, or a file that ends as one of VOLUMES
-    modality:str|None=None, # CT, MR, PT or NM: which series, and what a file holds that does not say; None: any
+    modality:str|None=None, # CT, MR, PT or NM: which series, and what a file without a word holds; None: any
     series:str|None=None,   # see choose_series
     index:int|None=None,    # which volume of a 4-D file, from 0; None: the file has one
     hu:bool=True,           # must a CT be in Hounsfield units?
@@ -2237,8 +2252,8 @@ def read_volume(
     if scan.modality == 'CT' and said != ['CT'] and _sample(scan.image).min() > -300:
         scan.notes.append('no air near -1000: taken for Hounsfield units by its soft tissue')
     if scan.modality in ('MR', *FUNCTIONAL) and not said and has_air(scan.image):
-        raise ValueError(f"{path} is a CT and no {modality_name(scan.modality)}: its values are Hounsfield units. Name the CT first; of "
-                         "two CT say --pair ct-ct")
+        raise ValueError(f"{path} is a CT and no {modality_name(scan.modality)}: its values are Hounsfield "
+                         "units. Name the CT first; of two CT say --pair ct-ct")
     return scan
 
 # %% ../nbs/00b_volume.ipynb #6de49d25
@@ -2450,6 +2465,10 @@ _TERMS = {k: set(terms.split()) for k, terms in dict( # of the standard
     PatientPosition='HFP HFS HFDR HFDL FFP FFS FFDR FFDL LFP LFS RFP RFS AFDR AFDL PFDR PFDL',
     Laterality='R L', ScanningSequence='SE IR GR EP RM', SequenceVariant='SK MTC SS TRSS SP MP OSP NONE',
     ScanOptions='PER RG CG PPG FC PFF PFP SP FS CT', MRAcquisitionType='2D 3D',
+    CollimatorType='NONE RING PARA PINH FANB CONE SLNT ASTG DIVG UNKN', SeriesType='STATIC IMAGE',
+    Units=' '.join(_UNITS) + ' NONE', CountsSource='EMISSION TRANSMISSION',
+    DecayCorrection='NONE START ADMIN',
+    CorrectedImage='DECY ATTN SCAT DTIM MOTN PMOT CLN RAN RADL DCAL NORM',
     LossyImageCompressionMethod='ISO_10918_1 ISO_14495_1 ISO_15444_1 ISO_15444_15 ISO_18181_1').items()}
 
 def _said(header:Dataset, keyword:str) -> list[str]: # in capitals
@@ -2458,7 +2477,8 @@ def _said(header:Dataset, keyword:str) -> list[str]: # in capitals
 
 def _is_known(header:Dataset, keyword:str) -> bool:
     "Does an element hold only numbers, or terms of the standard?"
-    return header[keyword].VR in ('DS', 'IS') or {*_said(header, keyword)} <= _TERMS.get(keyword, set())
+    kind = header[keyword].VR
+    return kind in ('DS', 'IS') or kind != 'SQ' and {*_said(header, keyword)} <= _TERMS.get(keyword, set())
 
 def _check_written(e:DataElement, header:Dataset) -> None:
     "Raises all kinds of errors for an element that is not of its type, or cannot be written."
@@ -2557,23 +2577,32 @@ def body_part(
     return ' '.join(known) or ('OTHER' if any(words) else '')
 
 # %% ../nbs/00b_volume.ipynb #4512f100
-def _base_header(reference:Scan, other:Scan|None, deidentify:bool) -> Dataset:
+def _base_header(
+    reference:Scan,     # gives frame of reference, patient and study
+    other:Scan|None,    # gives patient and study where the reference has none
+    deidentify:bool,    # see write_dicom
+    modality:str='',    # of the derived series; '': that of the reference
+) -> Dataset:
     "What all slices of a derived series share: patient, study and frame of reference."
+    modality = modality or reference.modality
     old, owner, ds = (reference.headers or [Dataset()])[0], _owner(reference, other), Dataset()
+    same = [s for s in (reference, other) if s and s.modality == modality and s.headers]
+    own = same[0].headers[0] if same else Dataset()
     for k in (*_PATIENT, *_STUDY, 'PositionReferenceIndicator', 'PatientPosition'): setattr(ds, k, '')
     ds.StudyInstanceUID, ds.FrameOfReferenceUID = generate_uid(), generate_uid()
     part = body_part(reference, other) if deidentify else _examined(reference, other)
     if part and not (deidentify and part == 'OTHER'): ds.BodyPartExamined = part
     else: ds.Laterality = '' # of a pair, perhaps
-    asked = _ASKED[reference.modality]
-    _put(ds, **asked)
-    _copy(ds, old, ('PatientPosition', 'Laterality', *asked), deidentify)
+    _put(ds, **_ASKED[modality])
+    _copy(ds, old, ('PatientPosition', 'Laterality'), deidentify)
+    _copy(ds, own, _ASKED[modality], deidentify)
+    if modality in FUNCTIONAL: del ds.PatientPosition # they have codes for it
     if not deidentify:
         patient = [keyword_for_tag(tag) for tag in owner.keys() if tag.group == 0x10]
         _copy(ds, old, ('FrameOfReferenceUID', 'PositionReferenceIndicator'))
         _copy(ds, owner, ('SpecificCharacterSet', *filter(None, patient), *_STUDY))
     elif 'AcquisitionNumber' in ds: ds.AcquisitionNumber = None # a number that might be the patient's
-    ds.Modality, ds.SOPClassUID = reference.modality, _CLASSES[reference.modality]
+    ds.Modality, ds.SOPClassUID = modality, _CLASSES[modality]
     _pixel_history(ds, (reference, other), deidentify)
     return ds
 
@@ -2581,13 +2610,14 @@ def _base_header(reference:Scan, other:Scan|None, deidentify:bool) -> Dataset:
 def _series_header(
     ds:Dataset,      # changed
     grid:sitk.Image, # of the series
-    modality:str,    # CT or MR
+    modality:str,    # CT, MR, PT, NM, or OT for a picture
     description:str, # how the image was made
+    title:str='Fused',
 ) -> None:
     "The new series: equipment, pixels, description."
     now = datetime.now()
     ds.SeriesInstanceUID, ds.SeriesNumber = generate_uid(), 9000
-    ds.SeriesDescription = f'Fused, {RESEARCH}'
+    ds.SeriesDescription = f'{title}, {RESEARCH}'
     ds.SeriesDate = ds.ContentDate = ds.InstanceCreationDate = now.strftime('%Y%m%d')
     ds.SeriesTime = ds.ContentTime = ds.InstanceCreationTime = now.strftime('%H%M%S')
     ds.Manufacturer = ds.ManufacturerModelName = 'medfusion_nb'
