@@ -7,6 +7,7 @@ import cv2
 import nibabel
 import numpy as np
 import pydicom
+import pydicom.data
 import pytest
 import SimpleITK as sitk
 from suv_headers import HEADERS, PUBLISHED, header
@@ -223,6 +224,11 @@ def test_what_is_no_volume_is_refused(head, tmp_path, tags, said):
     ds.save_as(file)
     with pytest.raises(ValueError, match=re.escape(said)) as e: read_volume(tmp_path, 'NM')
     assert 'NM0000.dcm' in str(e.value) and '\n' not in str(e.value)
+
+
+def test_a_whole_body_picture_of_a_real_camera_is_refused(tmp_path):
+    shutil.copy(pydicom.data.get_testdata_file('JPEG2000.dcm', download=False), tmp_path)
+    with pytest.raises(ValueError, match=re.escape('holds projections (WHOLE BODY)')): read_volume(tmp_path/'JPEG2000.dcm', 'NM')
 
 
 def test_the_reconstruction_is_taken_beside_its_projections(head, tmp_path):
