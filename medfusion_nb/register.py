@@ -597,7 +597,7 @@ class _Scoring(NamedTuple):
 # of a PET or SPECT with an MRI or CT, see PET and SPECT below
 FUNCTIONAL_LIMITS = dict(overlap=.5, mirror=.98, weakest_half=.07)
 _ANATOMICAL = _Scoring(_WEIGHTS, _INTERCEPT, _USUAL, LIMITS, 4.)
-_FUNCTIONAL = _Scoring(dict(mirror=-22.5, log_error=-1.7), 22.9, dict(mirror=.92, log_error=-.17),
+_FUNCTIONAL = _Scoring(dict(mirror=-13.4, log_error=-1.69), 13.8, dict(mirror=.91, log_error=-.07),
                        FUNCTIONAL_LIMITS, 8.)
 
 def _evidence(scoring:_Scoring, weakest_half:float, mirror:float, error_mm:float) -> dict[str, float]:
