@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from math import exp, log
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom
 import SimpleITK as sitk
@@ -312,20 +313,22 @@ def _kept(scan:Scan, why:str) -> list[str]:
 # %% ../nbs/00e_nuclear.ipynb #14f9a542
 def uptake_range(
     scan:Scan|sitk.Image,  # PET or SPECT; of an image alone, without a unit
-    low:float=.2,          # part of the strongest value below which nothing is shown
+    low:float=.2,          # part of the usual value, see above, below which nothing is shown
 ) -> tuple[float, float]:  # nothing is shown below, strongest colour: in the unit of the values
     "The values that are shown in colour when nobody says them; raises `ValueError` where all are alike."
     image, unit = (scan.image, scan.unit) if isinstance(scan, Scan) else (scan, '')
-    a = sitk.GetArrayViewFromImage(image).ravel()
-    sample = a[::max(a.size//2_000_000, 1)].astype(np.float32)
+    a = sitk.GetArrayViewFromImage(image)
+    sample = a.ravel()[::max(a.size//2_000_000, 1)].astype(np.float32)
     sample = sample[np.isfinite(sample) & (sample > 0)]
     if not sample.size or np.ptp(sample) == 0:
         raise ValueError("a PET or SPECT whose voxels hold no uptake: nothing to see, is it the right file?")
     cut = _otsu(sample, *np.quantile(sample, [0, .999]))
-    hot = float(np.quantile(sample[sample >= cut], .99))
+    usual = float(np.quantile(sample[sample >= cut], .99))
+    lasting = max(float(cv2.medianBlur(np.nan_to_num(s.astype(np.float32)), 3).max()) for s in a)
+    hot = min(max(usual, lasting), 2*usual)
     height = np.abs(np.reshape(image.GetDirection(), (3, 3))*image.GetSpacing()*image.GetSize())[2].sum() # mm
-    if unit == 'SUV' and height > 400: hot = min(max(hot, 5.), 10.)
-    return float(f'{low*hot:.2g}'), float(f'{hot:.2g}')
+    if unit == 'SUV' and height > 400: usual = hot = min(max(usual, 5.), 10.)
+    return float(f'{low*usual:.2g}'), float(f'{hot:.2g}')
 
 # %% ../nbs/00e_nuclear.ipynb #16dcb75b
 _RGB = np.dtype([('R', 'u1'), ('G', 'u1'), ('B', 'u1')]) # as NIfTI calls it

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FUNCTIONAL', 'VOLUMES', 'RECORD', 'RESEARCH', 'MAX_STORED', 'Slice', 'Series', 'find_series', 'first_patients',
-           'list_series', 'choose_series', 'Stack', 'Scan', 'modality_name', 'read_series', 'write_original',
+           'list_series', 'modality_name', 'choose_series', 'Stack', 'Scan', 'read_series', 'write_original',
            'phantom_study', 'check_hu', 'has_air', 'named_modality', 'guess_modality', 'is_volume',
            'check_folder_of_files', 'read_volume', 'read_labels', 'orientation', 'canonical', 'slice_axis', 'mri_range',
            'mri_unit', 'ct_unit', 'resample', 'cover', 'check_folder', 'check_levels', 'write_nifti_image',
@@ -238,8 +238,8 @@ def _nuclear_slices(file:Path, ds:Dataset, n:int) -> list[Slice]:
     order = _vector(file, ds, 'SliceVector', n) or range(1, n + 1)
     if not (first.position and first.orientation and step and order[0] == 1): # see _check_nuclear
         return [first._replace(frame=i, position=None) for i in range(n)]
-    normal, origin = step*_axes(first)[:, 2], np.array(first.position)
-    def at(k): return tuple((origin + (k - 1)*normal).tolist())
+    normal, origin = np.cross(*np.reshape(first.orientation, (2, 3))), np.array(first.position)
+    def at(k): return tuple((origin + (k - 1)*step*normal/np.linalg.norm(normal)).tolist())
     return [first._replace(frame=i, position=at(k)) for i, k in enumerate(order)]
 
 # %% ../nbs/00b_volume.ipynb #cell-033
@@ -703,6 +703,13 @@ def _fitting(found:list[Series], kinds:Iterable[str], pick:str|None) -> list[Ser
     if pick is None: return _volumes([s for s in found if s.modality in kinds])
     return [s for s in _picked(found, pick) if s.modality in kinds]
 
+# %% ../nbs/00b_volume.ipynb #7141b3ee
+def modality_name(
+    modality:str, # as in a DICOM header: CT, MR, PT, NM ...
+) -> str:         # CT, MRI, PET, SPECT ...
+    "What people call a modality."
+    return {'MR': 'MRI', 'PT': 'PET', 'NM': 'SPECT'}.get(modality, modality)
+
 # %% ../nbs/00b_volume.ipynb #00752c6f
 FUNCTIONAL = 'PT', 'NM'            # PET and SPECT, which show function
 _SCANS = ('CT', 'MR', *FUNCTIONAL) # modalities that are read
@@ -937,12 +944,6 @@ class Scan(NamedTuple):
     # where slices are missing: from and to, counted in slices of the image
     gaps:tuple[tuple[float, float], ...] = ()
     unit:str = ''         # of its values: HU, SUV, Bq/mL, counts ...; '' where nobody says it
-
-def modality_name(
-    modality:str, # as in a DICOM header: CT, MR, PT, NM ...
-) -> str:         # CT, MRI, PET, SPECT ...
-    "What people call a modality."
-    return {'MR': 'MRI', 'PT': 'PET', 'NM': 'SPECT'}.get(modality, modality)
 
 # %% ../nbs/00b_volume.ipynb #cell-042
 class _Layout(NamedTuple):

@@ -100,7 +100,6 @@ def test_a_pet_without_a_weight(study, tmp_path):
     (('PT', 'MR', '--range', '5,2'), 'LOWEST,HIGHEST'),
     (('CT', 'MR', '--tint', '-1'), 'tint'),
     (('CT', 'MR', '--grid', 'pet'), 'grid'),
-    (('MR', 'PT', '--pair', 'pet-mri'), 'PET'),
     (('PT', 'MR', '--pair', 'pet-mri', '--window', 'bone'), 'none of the scans is a CT')])
 def test_what_does_not_fit_is_one_line(study, tmp_path, words, why):
     err = fused(study, tmp_path/'out', *words, *STAY, ok=False)
@@ -108,11 +107,15 @@ def test_what_does_not_fit_is_one_line(study, tmp_path, words, why):
     one_line(err)
     assert not (tmp_path/'out').exists()
 
+def test_swapped_order_is_said(study, tmp_path):
+    err = fused(study, tmp_path/'out', 'MR', 'PT', '--pair', 'pet-mri', *STAY, ok=False)
+    assert 'MR: no PT series; none of these can be a PET' in err and 'Traceback' not in err
+
 def test_tint(study, tmp_path):
     said = fused(study, tmp_path/'out', 'CT', 'MR', *STAY, '--tint', '1', '--figure')
     assert said['colors'] == dict(tint=1)
     grey, rgb = stored(tmp_path/'out'/'fused.nii.gz'), stored(tmp_path/'out'/'color.nii.gz')/255
-    assert np.abs(luminance(rgb) - grey).max() < 1.5/255
+    assert np.abs(luminance(rgb) - .9*grey).max() < 1.5/255
     bone = stored_hu(study/'CT') > 600
     assert (rgb[bone][:, 0] - rgb[bone][:, 2]).mean() > .05 # warm: the CT shows it
 
@@ -120,7 +123,7 @@ def stored_hu(folder): return sitk.GetArrayFromImage(read_volume(folder, 'CT').i
 
 def test_several(study, tmp_path):
     code, _, err = run('medfusion_fuse', 'MR', 'CT', 'PT', '--pair', 'mri-mri', *STAY, '-o', tmp_path/'out', cwd=study)
-    assert code == 2 and err.count('\n') == 1
+    assert code == 2 and 'none of these can be an MRI' in err
     code, _, err = run('medfusion_fuse', 'CT', 'MR', 'PT', *STAY, '--format', 'nifti', '-o', tmp_path/'out', cwd=study)
     assert code == 0, err
     assert (tmp_path/'out'/'PT'/'color.nii.gz').is_file() and not (tmp_path/'out'/'MR'/'color.nii.gz').exists()

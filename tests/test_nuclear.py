@@ -2,17 +2,20 @@
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
+import cv2
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from suv_headers import BASE, HEADERS, PUBLISHED, header
+from suv_headers import HEADERS, PUBLISHED, header
 
-from medfusion_nb.nuclear import suv_factor, to_suv
-from medfusion_nb.phantom import make_grid, phantom_volume
-from medfusion_nb.volume import Scan, _unit, choose_series, find_series, list_series, orientation, read_volume, write_original
+from medfusion_nb.nuclear import (suv_factor, to_suv, uptake_range, write_numbers, write_rgb_dicom,
+                                  write_rgb_nifti)
+from medfusion_nb.phantom import like, make_grid, phantom_pet, phantom_volume
+from medfusion_nb.volume import (RESEARCH, _unit, find_series, list_series, orientation, read_volume, resample,
+                                 write_original)
 
 # programs that differ, and why: calculate-suv takes ADMIN for START, and the first acquisition that it sees for the start where
 # the first bed is not there; platipy knows neither private elements nor other times, and believes the series time
@@ -306,3 +309,198 @@ def test_names_tell_what_files_do_not(head, tmp_path):
     with pytest.raises(ValueError, match='is a CT and no PET'): read_volume(tmp_path/'ct.nii', 'PT')
     assert read_volume(tmp_path/'ct.nii').unit == 'HU'
     assert read_volume(tmp_path/'ct.nii', hu=False).unit == ''
+
+
+# what is written
+
+
+TURNED = 'LPS', 'RAS', 'PIR', 'ASL'
+
+
+def scans(head, tmp_path, kind, code='LPS'):
+    "A CT and a PET or SPECT of the phantom, read from DICOM; PET in SUV."
+    write_original(sitk.DICOMOrient(head.ct, code), tmp_path/'ct', 'CT')
+    image = uptake(head) if kind == 'PT' else small(head)
+    write_original(image, tmp_path/kind, kind)
+    return read_volume(tmp_path/'ct', 'CT'), to_suv(read_volume(tmp_path/kind, kind), 'auto')
+
+
+def colours(image):
+    "A mark of colour in each corner of the first slice and noise elsewhere, so that no turn goes unseen."
+    rgb = np.random.default_rng(3).integers(0, 200, (*image.GetSize()[::-1], 3), np.uint8)
+    rgb[0, 0, 0], rgb[0, 0, -1], rgb[0, -1, 0] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    return rgb
+
+
+def out(tmp_path, name):
+    (tmp_path/name).mkdir()
+    return tmp_path/name
+
+
+@pytest.mark.parametrize('code', TURNED)
+def test_colours_keep_their_side(head, tmp_path, code):
+    ct, pet = scans(head, tmp_path, 'PT', code)
+    rgb = colours(ct.image)
+    nii = nibabel.load(write_rgb_nifti(rgb, ct.image, tmp_path/'c.nii.gz'))
+    files = write_rgb_dicom(rgb, ct.image, out(tmp_path, 'sc'), ct, pet)
+    assert len(files) == ct.image.GetDepth()
+    rng, stored = np.random.default_rng(0), np.asarray(nii.dataobj)
+    slices = [pydicom.dcmread(f) for f in files]
+    for x, y, z in rng.integers(0, ct.image.GetSize(), (40, 3)).tolist() + [[0, 0, 0], [ct.image.GetWidth() - 1, 0, 0]]:
+        point = np.array(ct.image.TransformIndexToPhysicalPoint((x, y, z)))
+        i, j, k = np.rint(np.linalg.solve(nii.affine, [*point*(-1, -1, 1), 1])[:3]).astype(int)
+        assert tuple(stored[i, j, k]) == tuple(rgb[z, y, x])
+        ds = slices[z] # where the standard puts the pixel: C.7.6.2.1.1
+        row, column = np.reshape(ds.ImageOrientationPatient, (2, 3)).astype(float)
+        at = np.array(ds.ImagePositionPatient, float) + x*ds.PixelSpacing[1]*row + y*ds.PixelSpacing[0]*column
+        np.testing.assert_allclose(at, point, atol=1e-3)
+        assert tuple(ds.pixel_array[y, x]) == tuple(rgb[z, y, x])
+    letters = orientation(ct.image).translate(str.maketrans('SI', 'HF'))
+    assert [*slices[0].PatientOrientation] == [*letters[:2]]
+    assert len({s.SOPInstanceUID for s in slices}) == len(slices) and len({s.SeriesInstanceUID for s in slices}) == 1
+
+
+@pytest.mark.parametrize('code', TURNED)
+@pytest.mark.parametrize('kind', ['PT', 'NM'])
+def test_numbers_keep_their_side_and_their_value(head, tmp_path, code, kind):
+    ct, scan = scans(head, tmp_path, kind, code)
+    there = resample(scan.image, ct.image)
+    write_numbers(there, out(tmp_path, 'numbers'), scan, ct)
+    again = read_volume(tmp_path/'numbers', kind)
+    same_places(again.image, there, 2e-5*float(np.abs(sitk.GetArrayFromImage(there)).max()))
+    assert (again.unit, again.modality, again.notes) == (scan.unit, kind, [])
+
+
+@pytest.mark.parametrize('unit, code, kind', [('SUV', 'GML', 'BW'), ('SUV LBM', 'GML', 'LBM'), ('SUV BSA', 'CM2ML', 'BSA'),
+                                              ('Bq/mL', 'BQML', None), ('counts', 'CNTS', None), ('', 'NONE', None)])
+def test_the_unit_comes_back(head, tmp_path, unit, code, kind):
+    ct, scan = scans(head, tmp_path, 'PT')
+    [file, *_] = write_numbers(scan.image, out(tmp_path, 'n'), scan._replace(unit=unit, headers=[]), ct)
+    ds = pydicom.dcmread(file)
+    assert (ds.Units, ds.get('SUVType')) == (code, kind)
+    again = read_volume(tmp_path/'n', 'PT')
+    assert again.unit == unit
+    if unit != 'SUV':
+        with pytest.raises(ValueError, match='cannot be converted to SUV'): to_suv(again)
+        assert to_suv(again, 'auto').unit == unit
+
+
+def written_series(head, tmp_path):
+    "Every kind of series that is written, by name."
+    ct, pet = scans(head, tmp_path/'a', 'PT')
+    spect = scans(head, tmp_path/'b', 'NM')[1]
+    own = read_volume(tmp_path/'a'/'PT', 'PT')
+    rgb, files = colours(ct.image), {}
+    bare = {k: s._replace(headers=[]) for k, s in (('ct', ct), ('pet', pet), ('spect', spect))}
+    for hidden in (False, True):
+        def at(name): return out(tmp_path, f'{name} {hidden}')
+        files[f'colours {hidden}'] = write_rgb_dicom(rgb, ct.image, at('c'), ct, pet, None, 'PET over CT', hidden)
+        files[f'no header {hidden}'] = write_rgb_dicom(rgb, ct.image, at('d'), bare['ct'], None, None, '', hidden)
+        files[f'SUV {hidden}'] = write_numbers(resample(pet.image, ct.image), at('s'), pet, ct, None, 'PET', hidden)
+        files[f'own {hidden}'] = write_numbers(own.image, at('o'), own, own, None, '', hidden)
+        files[f'bare pet {hidden}'] = write_numbers(pet.image, at('p'), bare['pet'], bare['ct'], None, '', hidden)
+        files[f'spect {hidden}'] = write_numbers(resample(spect.image, ct.image), at('n'), spect, ct, None, '', hidden)
+        files[f'bare spect {hidden}'] = write_numbers(spect.image, at('m'), bare['spect'], bare['ct'], None, '', hidden)
+    return files
+
+
+@pytest.fixture(scope='module')
+def series(head, tmp_path_factory): return written_series(head, tmp_path_factory.mktemp('written'))
+
+
+def test_all_say_research_and_have_a_description(series):
+    for name, files in series.items():
+        for f in files:
+            ds = pydicom.dcmread(f, stop_before_pixels=True)
+            assert RESEARCH in ds.SeriesDescription and RESEARCH in ds.DerivationDescription, name
+            assert len(ds.SeriesDescription) <= 64 and ds.ImageType[0] == 'DERIVED', name
+
+
+def test_nothing_of_the_patient_is_in_what_is_deidentified(head, series, tmp_path):
+    ct, pet = scans(head, tmp_path, 'PT')
+    named = {'Phantom^Head', 'PHANTOM', '20240102'}
+    for name, files in series.items():
+        hidden = name.endswith('True')
+        data = b''.join(f.read_bytes() for f in files)
+        if not hidden: assert name.startswith(('bare', 'no header')) or b'PHANTOM' in data, name
+        else:
+            assert not any(text.encode() in data for text in named), name
+            ds = pydicom.dcmread(files[0])
+            assert ds.PatientIdentityRemoved == 'YES' and 'SourceImageSequence' not in ds
+            assert not ds.get('RadiopharmaceuticalInformationSequence') and not ds.get('PatientWeight'), name
+
+
+@pytest.mark.skipif(not shutil.which('dciodvfy'), reason='dicom3tools is not installed')
+def test_dicom3tools_finds_no_errors(series, head, tmp_path):
+    for kind in ('PT', 'NM'): series = series | {kind: write_original(small(head), tmp_path/kind, kind)}
+    for name, files in series.items():
+        for f in files[:1] + files[-1:]:
+            report = subprocess.run(['dciodvfy', f], capture_output=True, text=True).stderr
+            assert [line for line in report.splitlines() if line.startswith('Error')] == [], name
+            assert any(line in ('SCImage', 'PETImage', 'NMImage') for line in report.splitlines()), report
+
+
+@pytest.mark.skipif(not shutil.which('dcmdump'), reason='dcmtk is not installed')
+def test_dcmtk_reads_all(series, head):
+    for name, files in series.items():
+        dump = subprocess.run(['dcmdump', '-q', *map(str, files)], capture_output=True, text=True)
+        assert dump.returncode == 0 and not dump.stderr, (name, dump.stderr)
+    program = shutil.which('dcm2img') or shutil.which('dcmj2pnm') or shutil.which('dcm2pnm')
+    if not program: return
+    for f in (series['colours False'][3], series['no header True'][0]):
+        png = f.with_suffix('.ppm')
+        subprocess.run([program, '+op', f, png], check=True, capture_output=True)
+        shown = cv2.imread(str(png))[..., ::-1]
+        np.testing.assert_array_equal(shown, pydicom.dcmread(f).pixel_array)
+        np.testing.assert_array_equal(shown, colours(head.ct)[int(f.stem) - 1])
+    f = series['SUV False'][9]
+    subprocess.run([program, '+op', f, f.with_suffix('.pgm')], check=True, capture_output=True)
+
+
+def test_itk_reads_all_in_the_same_place(series):
+    for name, files in series.items():
+        folder = files[0].parent
+        if 'spect' in name: image = sitk.ReadImage(str(files[0]), sitk.sitkFloat32)
+        else: image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+        if image.GetNumberOfComponentsPerPixel() == 3: continue # the place of one slice is tested above
+        ours = read_volume(folder, 'NM' if 'spect' in name else 'PT').image
+        same_places(image, ours, 2e-5*float(sitk.GetArrayFromImage(ours).max()))
+
+
+def test_what_cannot_be_written_is_refused(head, tmp_path):
+    ct, pet = scans(head, tmp_path, 'PT')
+    rgb = colours(ct.image)
+    for bad in (rgb[..., :2], rgb[1:], rgb.astype(float), rgb.transpose(2, 1, 0, 3)):
+        for write in (lambda: write_rgb_nifti(bad, ct.image, tmp_path/'x.nii'), lambda: write_rgb_dicom(bad, ct.image, tmp_path, ct)):
+            with pytest.raises(ValueError, match='expected .* and uint8'): write()
+    with pytest.raises(ValueError, match='a CT holds no uptake'): write_numbers(ct.image, tmp_path, ct, ct)
+    nan = like(np.full(pet.image.GetSize()[::-1], np.nan, np.float32), pet.image)
+    with pytest.raises(ValueError, match='not numbers'): write_numbers(nan, tmp_path, pet, ct)
+    assert not [*tmp_path.glob('*.dcm'), *tmp_path.glob('*.nii')]
+
+
+def test_small_and_large_numbers_are_not_lost(head, tmp_path):
+    ct, pet = scans(head, tmp_path, 'PT')
+    a = sitk.GetArrayFromImage(pet.image).astype(np.float64)
+    for i, scale in enumerate((1e-6, 1e7)):
+        values = like((a*scale).astype(np.float32), pet.image)
+        write_numbers(values, out(tmp_path, f'{i}'), pet, ct)
+        back = sitk.GetArrayFromImage(read_volume(tmp_path/f'{i}', 'PT').image)
+        assert np.abs(back/scale - a).max() < 2e-5*np.abs(a).max()
+    empty = like(np.zeros_like(a, np.float32), pet.image)
+    write_numbers(empty, out(tmp_path, 'empty'), pet, ct)
+    assert not sitk.GetArrayFromImage(read_volume(tmp_path/'empty', 'PT').image).any()
+
+
+def test_a_range_is_of_the_uptake_and_not_of_the_empty_space(head):
+    grid = make_grid((48, 56, 32), (4., 4., 5.))
+    for fwhm in (6., 10.):
+        pet = phantom_pet(grid, seed=1, fwhm=fwhm)
+        low, high = uptake_range(pet.image)
+        grey = np.median(sitk.GetArrayFromImage(pet.uptake)[pet.masks['grey_matter']])
+        assert grey < high < 2*grey and low == pytest.approx(.2*high, rel=.06)
+        wide = make_grid((96, 112, 64), (4., 4., 5.))
+        padded = resample(pet.image, wide)
+        np.testing.assert_allclose(uptake_range(padded), (low, high), rtol=.03)
+        negative = like(np.where(sitk.GetArrayFromImage(pet.image) < .3, -1., sitk.GetArrayFromImage(pet.image)), grid)
+        np.testing.assert_allclose(uptake_range(negative), (low, high), rtol=.06)
