@@ -6,7 +6,7 @@
 __all__ = ['COLOR_BLIND', 'STYLES', 'WHITE', 'keep_luminance', 'oklab', 'color_blind', 'to_uptake', 'uptake_color', 'overlay',
            'draw_uptake_scale', 'source_level', 'tint_color', 'tint', 'draw_tint_legend']
 
-# %% ../nbs/00f_color.ipynb #20d450e1
+# %% ../nbs/00f_color.ipynb #1cd91e17
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 else: Axes, Figure = 'Axes', 'Figure' # at run time names: nothing is imported for a type
 
-# %% ../nbs/00f_color.ipynb #6d91423e
+# %% ../nbs/00f_color.ipynb #4a584097
 def _by_slice(
     func:Callable[..., np.ndarray], # of arrays (H,W); gives (H,W) or (H,W,3) float32
     *images:Any,                    # arrays (...,H,W), or with a colour axis behind; of one shape else
@@ -53,7 +53,7 @@ def _unit(x:np.ndarray, what:str) -> np.ndarray: # float32
     if lo >= -1e-4 and hi <= 1 + 1e-4: return x.clip(0, 1) # false for NaN as well
     raise ValueError(f"{what} with values from {lo:g} to {hi:g}, expected [0,1]: scale it first")
 
-# %% ../nbs/00f_color.ipynb #97723bcd
+# %% ../nbs/00f_color.ipynb #dec1f804
 _TINY = np.float32(1e-12) # no division by 0
 
 def _keep(
@@ -77,7 +77,7 @@ def keep_luminance(
                          f"expected colour {(*grey.shape, 3)}")
     return _by_slice(lambda g, c: _keep(c, g), grey, color)
 
-# %% ../nbs/00f_color.ipynb #03fb184a
+# %% ../nbs/00f_color.ipynb #186114a1
 _CONES = np.array([[.4122214708, .5363325363, .0514459929],
                    [.2119034982, .6806995451, .1073969566],
                    [.0883024619, .2817188376, .6299787005]]) # linear RGB -> cone responses (Ottosson, 2020)
@@ -96,7 +96,7 @@ def oklab(
     "Colours in OKLab (Ottosson, 2020), where distances are as large as they look."
     return np.cbrt(_linear(rgb) @ _CONES.T) @ _LAB.T
 
-# %% ../nbs/00f_color.ipynb #3a4ee746
+# %% ../nbs/00f_color.ipynb #37152739
 # linear RGB -> what is seen of it, as linear RGB (Machado, Oliveira and Fernandes, 2009, severity 1)
 COLOR_BLIND = {
     'protanopia': [[.152286, 1.052583, -.204868],
@@ -118,7 +118,7 @@ def color_blind(
     light = (_linear(rgb) @ np.array(COLOR_BLIND[kind]).T).clip(0, 1)
     return np.where(light <= .0031308, 12.92*light, 1.055*light**(1/2.4) - .055)
 
-# %% ../nbs/00f_color.ipynb #a4d125bc
+# %% ../nbs/00f_color.ipynb #f77729db
 def to_uptake(
     values:Any, # numbers of a PET or SPECT, any shape
     low:float,  # threshold: uptake 0 here and below
@@ -133,7 +133,7 @@ def to_uptake(
     out[np.isnan(out)] = 0
     return np.clip(out, 0, 1, out=out)
 
-# %% ../nbs/00f_color.ipynb #d54d8673
+# %% ../nbs/00f_color.ipynb #edd9ae2e
 _STEPS = 255 # of the map
 
 def _plasma() -> np.ndarray: # (256,3) float32
@@ -144,7 +144,7 @@ def _plasma() -> np.ndarray: # (256,3) float32
 _MAP = _plasma()
 _CHROMA = (_MAP - luminance(_MAP[None])[0][:, None])*np.linspace(0, 1, _STEPS + 1, dtype=np.float32)[:, None]
 
-# %% ../nbs/00f_color.ipynb #f0034242
+# %% ../nbs/00f_color.ipynb #80377286
 def _check_opacity(opacity:float) -> np.float32:
     "Raises `ValueError` for an impossible opacity."
     if 0 <= opacity <= 1: return np.float32(opacity)
@@ -179,7 +179,7 @@ def overlay(
 
 STYLES = dict(fused=uptake_color, overlay=overlay) # name -> how uptake is shown
 
-# %% ../nbs/00f_color.ipynb #973767d8
+# %% ../nbs/00f_color.ipynb #01ba4ac9
 _GROUNDS = .2, .45, .7 # grey levels below the colours of a scale: dark, middle, bright
 
 def _strips(
@@ -227,7 +227,7 @@ def draw_uptake_scale(
     ax.set_ylabel(as_text(unit))
     return ax
 
-# %% ../nbs/00f_color.ipynb #a8934627
+# %% ../nbs/00f_color.ipynb #7991eb4a
 _FINE, _SMALL, _SMOOTH = .7, 3., 1.5 # mm, of Gaussians
 _AROUND = 23.                        # mm, side of the square of the median
 _DETAIL = .2                         # contrast of a small detail that hides what is larger
@@ -257,7 +257,7 @@ def _level(
     hidden = np.minimum(np.maximum(*fine)/_DETAIL, 1)
     return fine[0] - fine[1] + (1 - hidden)*(large[0] - large[1] + (far[1] - far[0])/2)
 
-# %% ../nbs/00f_color.ipynb #dbb6c653
+# %% ../nbs/00f_color.ipynb #48f55801
 def source_level(
     fused:np.ndarray,         # (...,H,W) grey fused image in [0,1]
     ct:np.ndarray,            # (...,H,W) in [0,1]
@@ -273,7 +273,7 @@ def source_level(
         return np.sign(t)*((np.abs(t) - _SILENT)/(_FULL - _SILENT)).clip(0, 1)
     return _by_slice(level, *scans)
 
-# %% ../nbs/00f_color.ipynb #216460f1
+# %% ../nbs/00f_color.ipynb #3229c2c6
 WHITE = .9                  # luminance of white where scans are tinted: white itself carries no colour
 _FINEST, _VIVID = 4095, .13 # steps of luminance; distance in OKLab from grey at strength 1
 
@@ -321,7 +321,7 @@ def tint(
     "The fused image, warm where the CT shows what is seen, cool where the MRI does; raises `ValueError`."
     return tint_color(fused, source_level(fused, ct, mri, spacing), strength, white)
 
-# %% ../nbs/00f_color.ipynb #a47b795b
+# %% ../nbs/00f_color.ipynb #eba8d1f7
 def draw_tint_legend(
     fig:Figure,                           # changed in place
     names:Sequence[str]=('CT', 'MRI'),    # of warm and cool
