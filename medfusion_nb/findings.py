@@ -18,8 +18,6 @@ import numpy as np
 from scipy import ndimage as ndi
 from scipy.special import eval_laguerre, ndtr
 
-from .data import luminance
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -341,7 +339,7 @@ def channels(
     return U/np.linalg.norm(U, axis=0)
 
 # %% ../nbs/01b_findings.ipynb #121988c3
-_CHROMA, _FAINTER = 3, 2. # channels that see each colour axis; their noise as a multiple of luminance's
+_CHROMA = 3 # channels that see each axis of colour
 
 def channel_noise(
     U:np.ndarray,     # (pixels,channels), see channels
@@ -349,8 +347,7 @@ def channel_noise(
 ) -> np.ndarray:      # (channels,channels), with color six more
     "Covariance of internal noise of one grey level in each channel, independent between channels."
     grey = np.abs(U).sum(0)**2
-    axis = _FAINTER**2*grey[:_CHROMA]
-    return np.diag(np.concatenate([grey, axis, axis]) if color else grey)
+    return np.diag(np.concatenate([grey, grey[:_CHROMA], grey[:_CHROMA]]) if color else grey)
 
 def hotelling(
     absent:np.ndarray,   # (N,channels): what the channels see without the finding
@@ -372,17 +369,14 @@ def hotelling(
     return float(np.average(areas, weights=sizes))
 
 # %% ../nbs/01b_findings.ipynb #0c1b3ccc
-_XYZ = np.array([[.4124, .3576, .1805], [.2126, .7152, .0722], [.0193, .1192, .9505]]) # of linear sRGB, D65
-
 def opponent(
     image:np.ndarray, # (H,W), or (H,W,3) sRGB, in [0,1]
-) -> np.ndarray:      # (H,W,3): luminance (BT.601) in [0,1], a* and b* of CIELAB (CIE 1976), each divided by 100
+) -> np.ndarray:      # (H,W,3): luminance (BT.601) in [0,1], and the a and b of OKLab
     "What is seen as grey and what as colour."
     if image.ndim == 2: return np.stack([image, 0*image, 0*image], -1)
-    linear = np.where(image <= .04045, image/12.92, ((np.maximum(image, 0) + .055)/1.055)**2.4)
-    xyz = linear @ (_XYZ/_XYZ.sum(1, keepdims=True)).T # white is 1, 1, 1
-    x, y, z = np.moveaxis(np.where(xyz > (6/29)**3, np.cbrt(xyz), xyz*(29/6)**2/3 + 4/29), -1, 0)
-    return np.stack([luminance(image), 5*(x - y), 2*(y - z)], -1)
+    from medfusion_nb.color import oklab
+    from medfusion_nb.data import luminance
+    return np.concatenate([luminance(image)[..., None], oklab(np.clip(image, 0, 1))[..., 1:]], -1)
 
 def responses(
     view:np.ndarray, # (h,w) or (h,w,3) in [0,1], the square around a place
@@ -480,7 +474,7 @@ def score_kind(
     shares, seen, noises, pair = [], [], [], []
     for i, angle, views in _views(before, after, plain, fused, kind):
         U = channels(kind, angle)
-        grey = [luminance(v) for v in views]
+        grey = [opponent(v)[..., 0] for v in views]
         in_fused, in_scan = grey[1] - grey[0], grey[3] - grey[2]
         shares.append(contrast(in_fused, kind, angle)/contrast(in_scan, kind, angle))
         seen.append([responses(v, U) for v in views])
