@@ -40,14 +40,14 @@ from tqdm import tqdm
 from . import __version__
 from .core import (NoSpace, Option, check_unchanged, command, log, needs_extra, printable, staged, stamps,
                                to_json, usual_threads)
-from .data import WINDOWS, Window, parse_window
+from .data import PAIRS, WINDOWS, Window, get_pair, parse_range, parse_window
 from .phantom import like, middle, phantom_volume
-from .volume import (RECORD, VOLUMES, check_folder, first_patients, is_volume, named_modality,
+from .volume import (FUNCTIONAL, RECORD, VOLUMES, check_folder, first_patients, is_volume, named_modality,
                                  write_nifti_image, write_original)
 from .register import judge_pose, misplace, random_motion, save_transform
 from .engine import Engine, load_engine, which_network
-from .study import (Alignment, Refused, Study, align, fill_folder, fuse_study, read_scans, record,
-                                registration_record, signed, together)
+from .study import (Alignment, Look, Refused, Study, align, fill_folder, fuse_study, grid_word,
+                                read_scans, record, registration_record, signed, together)
 from .report import by_doubt, cohort_page, outliers, study_page
 from .bids import (BIDSIGNORE, README, BidsCase, describe_derivative, derivative_names, find_bids,
                                is_bids, other_names, sidecar)
@@ -318,8 +318,14 @@ class Options:
     grid:str = 'ct'               # grid of the result: ct, mri, or a step in mm
     # register the MRI to the CT; auto: where the headers do not align the heads
     register:Annotated[str, Option(choices=('auto', 'always', 'never'))] = 'auto'
-    # what the columns ct and mri hold
-    pair:Annotated[str, Option(choices=('ct-mri', 'mri-mri', 'ct-ct'))] = 'ct-mri'
+    # what the columns ct and mri hold, in this order; of a folder that holds both the two kinds
+    pair:Annotated[str, Option(choices=tuple(PAIRS))] = 'ct-mri'
+    # of a PET or SPECT: the number in full colour, or the lowest and the highest, such as 2,10, in SUV or in
+    # its own unit (default: by the numbers of each study)
+    range:Annotated[Any, Option(read=parse_range)] = None
+    # colour of a PET or SPECT: on the fused image, or on the other scan
+    style:Annotated[str|None, Option(choices=('fused', 'overlay'))] = None
+    tint:float = 0.               # tell two other scans apart by colour, as strong as this, 0 to 2
     ct_series:str|None = None     # series of a CT folder: number, part of the description, or UID
     mri_series:str|None = None    # the same of an MRI folder
     weights:str|None = None       # full, compact, .onnx or .pth file (default: compact)
@@ -519,7 +525,8 @@ def _judged(alignment:Alignment) -> dict[str, Any]: # status, registration
     r, found = alignment.registration, alignment.registration is not None
     if r is None:
         with suppress(ValueError, RuntimeError):
-            r = judge_pose(alignment.ct.image, alignment.mri.image, alignment.transform)
+            functional = alignment.mri.modality in FUNCTIONAL
+            r = judge_pose(alignment.ct.image, alignment.mri.image, alignment.transform, functional=functional)
     grade = 'not registered' if r is None else r.grade
     compared = found and alignment.source == 'headers' # the registration was not used
     if compared and grade == 'refused': grade = 'look at it'
@@ -541,7 +548,8 @@ def _as_command(options:Options) -> str:
         x = getattr(options, f.name)
         if x == f.default: continue
         words.append(f"--{f.name.replace('_', '-')}")
-        if x is not True: words.append(quote(Path(x).name if isinstance(x, str) else '{:g},{:g}'.format(*x)))
+        if isinstance(x, str): words.append(quote(Path(x).name))
+        elif x is not True: words.append(','.join(f'{v:g}' for v in np.atleast_1d(x)))
     return ' '.join(words)
 
 def _common(
@@ -623,7 +631,9 @@ def _write_failure(
     "Write why a case was not fused, and what there is to see of it."
     folder, shown = out/_failed(case), tuple[sitk.Image, ...]()
     check_folder(folder, force=True)
-    if alignment is not None: shown = together(alignment, case.window or options.window, options.grid)
+    if alignment is not None:
+        grid = grid_word(options.grid, alignment.ct, alignment.mri)
+        shown = together(alignment, case.window or options.window, grid, options.range)
     with staged(folder, folder=True) as part:
         if alignment is not None: save_transform(alignment.transform, part/'candidate.tfm')
         _write_text(part/PAGE, study_page(said | _back(f'{_failed(case)}/{PAGE}'), *shown))
@@ -666,7 +676,9 @@ def run_case(
         with _heard() as heard:
             alignment = _aligned(case, options)
             window, engine = case.window or options.window, _engine(options.weights)
-            study = fuse_study(alignment, engine, window, options.grid)
+            grid = grid_word(options.grid, alignment.ct, alignment.mri)
+            study = fuse_study(alignment, engine, window, grid, range=options.range)
+            study = study._replace(look=Look(options.style or 'fused', options.tint))
             judged = _judged(alignment)
         said = record(study, options.deidentify) | _common(case, options, inputs, begun) | judged
         notes = [_without_paths(n, case, options) for n in (*said['notes'], *heard)]
@@ -922,12 +934,14 @@ def summary(
     return f'{_count(len(rows))}: ' + ', '.join(f'{n[s]} {s}' for s in _COUNTED if n[s])
 
 # %% ../nbs/08_cohort.ipynb #94a2a450
-def _check_options(options:Options, spread:Spread) -> None:
+def _check_options(options:Options, spread:Spread, cases:Sequence[Case]) -> None:
     "Raises `OSError` or `ValueError` for what no study could be fused with."
-    if options.grid not in ('ct', 'mri'):
+    if {*get_pair(options.pair)} & {'PET', 'SPECT'} and any(c.bids for c in cases):
+        raise ValueError(f'--pair {options.pair}: of a BIDS dataset CT and MRI are fused; write a table')
+    if options.grid not in ('ct', 'mri', *map(str.lower, get_pair(options.pair))):
         try: sensible = .05 <= float(options.grid) <= 50
         except ValueError: sensible = False
-        if not sensible: raise ValueError(f'grid {options.grid!r}: use ct, mri or a step in mm, such as 1')
+        if not sensible: raise ValueError(f'grid {options.grid!r}: use ct, mri, that of --pair, or a step in mm, such as 1')
     if spread.scheduler is None: _engine(options.weights)
     elif spread.workers is not None: raise ValueError('--workers is for this machine, --scheduler for others')
     low = [k for k, v in dict(workers=spread.workers or 0, retries=spread.retries).items() if v < 0]
@@ -995,7 +1009,7 @@ class Cohort:
     ) -> list[dict[str, Any]]: # records of these cases
         "Fuse what is not done; raises `OSError` or `ValueError` where nothing can be."
         cases = self.cases if cases is None else cases
-        _check_options(self.options, spread)
+        _check_options(self.options, spread, self.cases)
         if report or not (self.out/'cohort.json').is_file(): self.write_report()
         todo = {c.subject: c for c in self.todo(cases)}
         try:

@@ -6,7 +6,7 @@
 __all__ = ['COLOR_BLIND', 'STYLES', 'keep_luminance', 'oklab', 'color_blind', 'to_uptake', 'uptake_color', 'overlay',
            'draw_uptake_scale', 'source_level', 'tint_color', 'tint', 'draw_tint_legend']
 
-# %% ../nbs/00f_color.ipynb #b06cc0a7
+# %% ../nbs/00f_color.ipynb #35047fa6
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 else: Axes, Figure = 'Axes', 'Figure' # at run time names: nothing is imported for a type
 
-# %% ../nbs/00f_color.ipynb #d6fbc5ce
+# %% ../nbs/00f_color.ipynb #57b881b8
 def _by_slice(
     func:Callable[..., np.ndarray], # of arrays (H,W); gives (H,W) or (H,W,3) float32
     *images:Any,                    # arrays (...,H,W), or with a colour axis behind; of one shape else
@@ -53,7 +53,7 @@ def _unit(x:np.ndarray, what:str) -> np.ndarray: # float32
     if lo >= -1e-4 and hi <= 1 + 1e-4: return x.clip(0, 1) # false for NaN as well
     raise ValueError(f"{what} with values from {lo:g} to {hi:g}, expected [0,1]: scale it first")
 
-# %% ../nbs/00f_color.ipynb #8b2ea535
+# %% ../nbs/00f_color.ipynb #7d4837a0
 _TINY = np.float32(1e-12) # no division by 0
 
 def _keep(
@@ -77,7 +77,7 @@ def keep_luminance(
                          f"expected colour {(*grey.shape, 3)}")
     return _by_slice(lambda g, c: _keep(c, g), grey, color)
 
-# %% ../nbs/00f_color.ipynb #23182180
+# %% ../nbs/00f_color.ipynb #92f9e0f0
 _CONES = np.array([[.4122214708, .5363325363, .0514459929],
                    [.2119034982, .6806995451, .1073969566],
                    [.0883024619, .2817188376, .6299787005]]) # linear RGB -> cone responses (Ottosson, 2020)
@@ -96,11 +96,18 @@ def oklab(
     "Colours in OKLab (Ottosson, 2020), where distances are as large as they look."
     return np.cbrt(_linear(rgb) @ _CONES.T) @ _LAB.T
 
-# %% ../nbs/00f_color.ipynb #b18e6af9
-COLOR_BLIND = { # linear RGB -> what is seen of it, as linear RGB (Machado, Oliveira and Fernandes, 2009, severity 1)
-    'protanopia': [[.152286, 1.052583, -.204868], [.114503, .786281, .099216], [-.003882, -.048116, 1.051998]],
-    'deuteranopia': [[.367322, .860646, -.227968], [.280085, .672501, .047413], [-.011820, .042940, .968881]],
-    'tritanopia': [[1.255528, -.076749, -.178779], [-.078411, .930809, .147602], [.004733, .691367, .303900]]}
+# %% ../nbs/00f_color.ipynb #16654521
+# linear RGB -> what is seen of it, as linear RGB (Machado, Oliveira and Fernandes, 2009, severity 1)
+COLOR_BLIND = {
+    'protanopia': [[.152286, 1.052583, -.204868],
+                   [.114503, .786281, .099216],
+                   [-.003882, -.048116, 1.051998]],
+    'deuteranopia': [[.367322, .860646, -.227968],
+                     [.280085, .672501, .047413],
+                     [-.011820, .042940, .968881]],
+    'tritanopia': [[1.255528, -.076749, -.178779],
+                   [-.078411, .930809, .147602],
+                   [.004733, .691367, .303900]]}
 
 def color_blind(
     rgb:Any,  # (...,3) sRGB in [0,1]
@@ -111,22 +118,22 @@ def color_blind(
     light = (_linear(rgb) @ np.array(COLOR_BLIND[kind]).T).clip(0, 1)
     return np.where(light <= .0031308, 12.92*light, 1.055*light**(1/2.4) - .055)
 
-# %% ../nbs/00f_color.ipynb #c1f45e43
+# %% ../nbs/00f_color.ipynb #f2ad9fe2
 def to_uptake(
     values:Any, # numbers of a PET or SPECT, any shape
     low:float,  # threshold: uptake 0 here and below
     high:float, # uptake 1 here and above
 ) -> np.ndarray: # float32 in [0,1]; 0 where there is no number (NaN)
-    "Functional values as uptake in [0,1], linear between two limits; raises `ValueError` for impossible ones."
+    "Functional values as uptake in [0,1], linear between two limits, which may raise `ValueError`."
     if not (np.isfinite([low, high]).all() and low < high):
-        raise ValueError(f"uptake from {low:g} to {high:g}: the first must be below the second, both numbers")
+        raise ValueError(f"uptake from {low:g} to {high:g}: the first must be below the second")
     out = np.array(values, np.float32)
     out -= np.float32(low)
     out /= np.float32(high - low)
     out[np.isnan(out)] = 0
     return np.clip(out, 0, 1, out=out)
 
-# %% ../nbs/00f_color.ipynb #030d65b6
+# %% ../nbs/00f_color.ipynb #ea19301b
 _STEPS = 255 # of the map
 
 def _plasma() -> np.ndarray: # (256,3) float32
@@ -137,7 +144,7 @@ def _plasma() -> np.ndarray: # (256,3) float32
 _MAP = _plasma()
 _CHROMA = (_MAP - luminance(_MAP[None])[0][:, None])*np.linspace(0, 1, _STEPS + 1, dtype=np.float32)[:, None]
 
-# %% ../nbs/00f_color.ipynb #bc776663
+# %% ../nbs/00f_color.ipynb #12581713
 def _check_opacity(opacity:float) -> np.float32:
     "Raises `ValueError` for an impossible opacity."
     if 0 <= opacity <= 1: return np.float32(opacity)
@@ -172,13 +179,13 @@ def overlay(
 
 STYLES = dict(fused=uptake_color, overlay=overlay) # name -> how uptake is shown
 
-# %% ../nbs/00f_color.ipynb #ddb1ccbd
+# %% ../nbs/00f_color.ipynb #63d3eb4c
 _GROUNDS = .2, .45, .7 # grey levels below the colours of a scale: dark, middle, bright
 
 def _strips(
-    values:np.ndarray,                                           # (n,) along the scale
-    color:Callable[[np.ndarray, np.ndarray], np.ndarray], # of grey and values, as uptake_color
-) -> np.ndarray: # (n,3,3) RGB in [0,1]
+    values:np.ndarray,               # (n,) along the scale
+    color:Callable[..., np.ndarray], # of grey and values, as uptake_color
+) -> np.ndarray:                     # (n,3,3) RGB in [0,1]
     "The colours of a scale over three backgrounds."
     grounds = np.broadcast_to(np.array(_GROUNDS, np.float32), (len(values), len(_GROUNDS)))
     return color(grounds, np.broadcast_to(values[:, None], grounds.shape).astype(np.float32))
@@ -195,7 +202,7 @@ def _bar(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     around = [*fig.axes] if axes is None else axes
-    bar = fig.colorbar(ScalarMappable(Normalize(low, high)), ax=around, location=location, shrink=.8)
+    bar:Any = fig.colorbar(ScalarMappable(Normalize(low, high)), ax=around, location=location, shrink=.8)
     bar.solids.remove()
     upright = location == 'right'
     extent = (0, 1, low, high) if upright else (low, high, 0, 1)
@@ -220,7 +227,7 @@ def draw_uptake_scale(
     ax.set_ylabel(as_text(unit))
     return ax
 
-# %% ../nbs/00f_color.ipynb #f4159169
+# %% ../nbs/00f_color.ipynb #baa108a9
 _FINE, _SMALL, _SMOOTH = .7, 3., 1.5 # mm, of Gaussians
 _AROUND = 23.                        # mm, side of the square of the median
 _DETAIL = .2                         # contrast of a small detail that hides what is larger
@@ -250,13 +257,13 @@ def _level(
     hidden = np.minimum(np.maximum(*fine)/_DETAIL, 1)
     return fine[0] - fine[1] + (1 - hidden)*(large[0] - large[1] + (far[1] - far[0])/2)
 
-# %% ../nbs/00f_color.ipynb #8882008e
+# %% ../nbs/00f_color.ipynb #3bd1c524
 def source_level(
     fused:np.ndarray,         # (...,H,W) grey fused image in [0,1]
     ct:np.ndarray,            # (...,H,W) in [0,1]
     mri:np.ndarray,           # (...,H,W) in [0,1]
     spacing:float|None=None,  # mm between pixels; None: the longer side is 256 mm
-) -> np.ndarray:              # (...,H,W) float32: 1 what the CT shows, -1 what the MRI shows, 0 both or nothing
+) -> np.ndarray:              # (...,H,W) float32: 1 the CT shows it, -1 the MRI, 0 both or nothing
     "Which scan shows what is seen at a place of the fused image; raises `ValueError` where shapes differ."
     scans = _same_shape(fused=fused, ct=ct, mri=mri)
     if spacing is None: spacing = 256/max(scans[0].shape[-2:])
@@ -266,7 +273,7 @@ def source_level(
         return np.sign(t)*((np.abs(t) - _SILENT)/(_FULL - _SILENT)).clip(0, 1)
     return _by_slice(level, *scans)
 
-# %% ../nbs/00f_color.ipynb #96c658a8
+# %% ../nbs/00f_color.ipynb #61d84018
 _FINEST, _VIVID = 4095, .13 # steps of luminance; distance in OKLab from grey at strength 1
 
 def _path(*colors:Sequence[float]) -> np.ndarray: # (_FINEST+1,3), what is added to grey
@@ -289,12 +296,14 @@ _SHARES = np.concatenate([_vivid(_WARM), _vivid(_COOL)]).astype(np.float32)
 def tint_color(
     grey:np.ndarray,    # (...,H,W) in [0,1]
     level:np.ndarray,   # (...,H,W) from -1, cool, to 1, warm; see source_level
-    strength:float=1.,  # 0: grey, 2: as vivid as the luminance allows almost everywhere
+    strength:float=1.,  # 0: grey, 2: nearly as vivid as the luminance allows
+    white:float=.9,     # luminance of white: white itself carries no colour
 ) -> np.ndarray:        # (...,H,W,3) float32 in [0,1]
-    "Grey with warm and cool colours of exactly its luminance; raises `ValueError`."
+    "Warm and cool colours whose luminance is exactly white times grey; raises `ValueError`."
     if not 0 <= strength < np.inf: raise ValueError(f"strength {strength:g} of the tint: expected 0 or more")
+    if not 0 < white <= 1: raise ValueError(f"white {white:g} of the tint: expected more than 0, at most 1")
     def color(g, t):
-        g = _unit(g, 'grey')
+        g = np.float32(white)*_unit(g, 'grey')
         at = np.rint(g*_FINEST).astype(np.intp) + (_FINEST + 1)*(t < 0)
         share = np.minimum(np.float32(strength)*np.abs(t)*_SHARES[at], 1)
         return (g[..., None] + share[..., None]*_SIDES[at]).clip(0, 1)
@@ -306,11 +315,12 @@ def tint(
     mri:np.ndarray,          # (...,H,W) in [0,1]
     strength:float=1.,       # of the colour, see tint_color
     spacing:float|None=None, # mm between pixels; None: the longer side is 256 mm
+    white:float=.9,          # luminance of white, see tint_color
 ) -> np.ndarray:             # (...,H,W,3) float32 in [0,1]
     "The fused image, warm where the CT shows what is seen, cool where the MRI does; raises `ValueError`."
-    return tint_color(fused, source_level(fused, ct, mri, spacing), strength)
+    return tint_color(fused, source_level(fused, ct, mri, spacing), strength, white)
 
-# %% ../nbs/00f_color.ipynb #e7c072af
+# %% ../nbs/00f_color.ipynb #3eaee754
 def draw_tint_legend(
     fig:Figure,                           # changed in place
     names:Sequence[str]=('CT', 'MRI'),    # of warm and cool
@@ -318,7 +328,9 @@ def draw_tint_legend(
     axes:Any=None,                        # below which it stands; None: all of the figure
 ) -> Axes:                                # of the legend
     "Add the legend of the tint to a figure."
-    strips = _strips(np.linspace(-1, 1, 255), lambda g, t: tint_color(g, t, strength))
+    strips = _strips(np.linspace(-1, 1, 255), lambda g, t: tint_color(g, t, strength, 1.))
     ax = _bar(fig, strips, -1, 1, axes, 'bottom')
-    ax.set_xticks([-1, 0, 1], [f'shown by {names[1]}', 'by both alike', f'shown by {names[0]}'])
+    ax.set_xticks([-1, 0, 1], [names[1], 'both alike', names[0]])
+    ax.set_yticks([])
+    ax.set_xlabel('which scan shows what is seen')
     return ax

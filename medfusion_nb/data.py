@@ -423,13 +423,13 @@ def find_range(
 
 # %% ../nbs/00_data.ipynb #49750309
 def parse_range(
-    text:str,    # 'MAX', or 'MAX,MAX' for the first and the second image
+    text:str,    # 'MAX', or 'MAX,MAX' for the first and the second image; 'LOWEST,HIGHEST' of a PET volume
 ) -> tuple[float, float]:
     "White of a pair from the command line; raises `argparse.ArgumentTypeError`, which becomes one line."
     try:
         first, *second = map(float, text.split(','))
         both = first, *(second or [first])
-        if len(both) == 2 and all(0 < x < np.inf for x in both): return both
+        if len(both) == 2 and 0 <= both[0] < np.inf and 0 < both[1] < np.inf: return both
     except ValueError: pass
     raise argparse.ArgumentTypeError(f"{text!r}: expected the number that is white, such as 4095, "
                                      "or one for each image: 255,4095")
@@ -1025,7 +1025,8 @@ def as_batch(
 
 # %% ../nbs/00_data.ipynb #a167cab1
 PAIRS = {'ct-mri': ('CT', 'MRI'), 'mri-mri': ('MRI', 'MRI'), 'ct-ct': ('CT', 'CT'), 'pet-mri': ('PET', 'MRI'),
-         'spect-mri': ('SPECT', 'MRI')} # pair -> names of its two images, and of their folders
+         'pet-ct': ('PET', 'CT'), 'spect-mri': ('SPECT', 'MRI'),
+         'spect-ct': ('SPECT', 'CT')} # pair -> names of its two images, and of their folders
 
 def get_pair(
     pair:str, # key of `PAIRS`
