@@ -120,7 +120,7 @@ def slots(
     "Both ways to give a functional image and an MRI to a network that knows CT and MRI."
     return (lambda a, b: engine([a], [b])[0]), (lambda a, b: engine([b], [a])[0])
 
-# %% ../nbs/04a_functional.ipynb #876556fa
+# %% ../nbs/04a_functional.ipynb #dee1deff
 class Hue(NamedTuple):
     "How the colours of a fused image differ from those of its source."
     error:float  # degrees, weighted by the smaller chroma of the two
@@ -137,7 +137,7 @@ def hue_error(
     error = np.average(np.abs(np.angle(b*a.conj())), weights=weight)
     return Hue(float(np.degrees(error)), float(np.abs(b).sum()/np.abs(a).sum()))
 
-# %% ../nbs/04a_functional.ipynb #db4e9053
+# %% ../nbs/04a_functional.ipynb #3450c3d3
 def area_table(
     rows:Sequence[dict[str, Any]], # of findings.measure, with color=True
     value:str='auc',               # or 'auc_color', 'kept'
