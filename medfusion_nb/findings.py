@@ -426,7 +426,7 @@ def _with_findings(
     return case._replace(name=label, kind=kind, places=at, ct=ct, mri=mri)
 
 # %% ../nbs/01b_findings.ipynb #33a0b5d5
-Method = Callable[[list[Case]], Iterable[Any]] # cases to fuse -> fused images (H,W) or (H,W,3) in [0,1], one for each
+Method = Callable[[list[Case]], Iterable[Any]] # cases -> fused images (H,W) or (H,W,3) in [0,1]
 
 def _fused_by(
     name:str,         # of the method, for the message
@@ -469,7 +469,7 @@ def score_kind(
     kind:Kind,                  # of the findings
     folds:int=4,                # parts of the pairs, neighbours together
     color:bool=False,           # read the colours as well?
-) -> dict[str, Any]:            # n, kept (median), lost (share below a third), auc, source (auc of the scan), auc_color
+) -> dict[str, Any]:            # n, kept (median), lost (share below a third), auc, source (auc of the scan)
     "How much of a kind of finding the fused images keep; raises `ValueError` where there are too few."
     shares, seen, noises, pair = [], [], [], []
     for i, angle, views in _views(before, after, plain, fused, kind):

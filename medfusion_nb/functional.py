@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['PSEUDO_COLORS', 'Pixels', 'pseudo_color', 'read_uptake', 'functional_pairs', 'in_color', 'slots', 'Hue', 'hue_error',
-           'area_table', 'vanished']
+           'area_table', 'vanished', 'training_folder']
 
 # %% ../nbs/04a_functional.ipynb #6b6b10bc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from shutil import copyfile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from .color import keep_luminance, oklab
-from .data import find_pairs, luminance, read_image, to_float
+from .data import find_pairs, luminance, read_image, to_float, write_image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,8 @@ def read_uptake(
     name:str|None=None,  # one of `PSEUDO_COLORS`; None: the one that fits
 ) -> tuple[np.ndarray, str]: # (H,W) float32 in [0,1], and the name of the map
     "The uptake behind a picture in pseudo-colour; raises `ValueError` where no map fits."
-    rgb, inverse, count = np.unique(np.rint(image.reshape(-1, 3)*255), axis=0, return_inverse=True, return_counts=True)
+    levels = np.rint(image.reshape(-1, 3)*255)
+    rgb, inverse, count = np.unique(levels, axis=0, return_inverse=True, return_counts=True)
     colors = (rgb/255).astype(np.float32)
     lit = count*(colors.max(1) > .1) # black lies on most maps
     if not lit.any(): raise ValueError('an image without colours: there is no uptake to read')
@@ -76,7 +78,7 @@ def read_uptake(
     def misfit(k): return np.sqrt(np.average(found[k][1]**2, weights=lit))
     best = min(found, key=misfit)
     if misfit(best) > _FAR:
-        raise ValueError(f"colours {misfit(best)*255:.0f} of 255 away from {best!r}, the nearest of the known colour maps: "
+        raise ValueError(f"colours {misfit(best)*255:.0f} of 255 away from {best!r}, the nearest known map: "
                          f"the uptake cannot be read; known are {', '.join(PSEUDO_COLORS)}")
     return found[best][0][inverse.reshape(-1)].reshape(image.shape[:2]), best
 
@@ -145,7 +147,8 @@ def area_table(
     "One row a method, one column a kind."
     import pandas as pd
     d = pd.DataFrame(list(rows))
-    t = d.pivot(index='method', columns='kind', values=value).loc[[*dict.fromkeys(d.method)], [*dict.fromkeys(d.kind)]]
+    t = d.pivot(index='method', columns='kind', values=value)
+    t = t.loc[[*dict.fromkeys(d.method)], [*dict.fromkeys(d.kind)]] # in the order of the rows
     if value != 'kept': t.loc['(source)'] = d.drop_duplicates('kind').set_index('kind').source
     return t.assign(mean=t.mean(axis=1)).rename_axis(index=None, columns=None)
 
@@ -157,3 +160,25 @@ def vanished(
 ) -> list[str]:                    # kinds
     "Kinds that the scan itself shows and the fused image does not."
     return [r['kind'] for r in rows if r['method'] == method and r['source'] >= least > r[value]]
+
+# %% ../nbs/04a_functional.ipynb #3da021bf
+def training_folder(
+    root:Path|str,              # folder that holds the folders CT-MRI, PET-MRI and SPECT-MRI
+    out:Path|str,               # folder to write, with CT and MRI
+    held:Iterable[str]=(),      # SPECT patients that stay out
+    each:tuple[int, int]=(18, 9), # slices of a patient: PET, SPECT
+) -> int:                       # pairs written; `FileExistsError` where the folder exists
+    "All pairs in one folder for `medfusion_finetune`, uptake in place of the CT."
+    root, out, held = Path(root), Path(out), set(held)
+    for folder in ('CT', 'MRI'): (out/folder).mkdir(parents=True)
+    pairs = find_pairs(root/'CT-MRI')
+    for p in pairs:
+        for folder, file in (('CT', p.a), ('MRI', p.b)): copyfile(file, out/folder/file.name)
+    n = len(pairs)
+    for code, source, k in (('10', 'PET', each[0]), ('20', 'SPECT', each[1])):
+        for name, uptake, mri in functional_pairs(root, source, k):
+            if source == 'SPECT' and name[:-3] in held: continue
+            for folder, image in (('CT', uptake), ('MRI', mri)):
+                write_image(out/folder/f'{code}{int(name[:-3]):02d}{name[-3:]}.png', image)
+            n += 1
+    return n
