@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
+from scipy.spatial import KDTree
 
 from .color import keep_luminance, oklab
 from .data import find_pairs, luminance, read_image, to_float, write_image
@@ -57,12 +58,8 @@ def _nearest(
     "Where on a colour map some colours lie, and how far from it."
     at = np.linspace(0, 1, 511, dtype=np.float32)
     table = pseudo_color(at, name)
-    nearest, far = [], []
-    for some in np.array_split(colors, len(colors)//4096 + 1):
-        d = np.linalg.norm(some[:, None] - table, axis=-1)
-        nearest.append(at[d.argmin(1)])
-        far.append(d.min(1))
-    return np.concatenate(nearest), np.concatenate(far)
+    far, nearest = KDTree(table).query(colors)
+    return at[nearest], far
 
 def read_uptake(
     image:np.ndarray,    # (H,W,3) RGB in [0,1]
