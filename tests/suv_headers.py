@@ -30,6 +30,7 @@ LATE = dict(SeriesTime='153000') # when a workstation wrote the series again
 LATER = LATE | dict(AcquisitionTime='110505') # and of its bed positions only the second is there
 GE, PHILIPS = dict(Manufacturer='GE MEDICAL SYSTEMS'), dict(Manufacturer='Philips Medical Systems')
 MIDNIGHT = dict(SeriesDate='20240103', AcquisitionDate='20240103', SeriesTime='005000', AcquisitionTime='005000')
+PRIVATE = 'Philips PET Private Group'
 
 # name -> elements that differ from BASE and DOSE; private ones by creator, group and element
 HEADERS = {
@@ -41,10 +42,10 @@ HEADERS = {
     'GE, written again': GE | LATE,
     'GE, written again, second bed': GE | LATE | dict(AcquisitionTime='110505', FrameReferenceTime='240000'),
     'Philips Bq/mL': PHILIPS,
-    'Philips counts, SUV factor': PHILIPS | dict(Units='CNTS') | {('Philips PET Private Group', 0x7053, 0x00): '0.000618'},
-    'Philips counts, no SUV factor': PHILIPS | dict(Units='CNTS') | {('Philips PET Private Group', 0x7053, 0x00): '0',
-                                                                    ('Philips PET Private Group', 0x7053, 0x09): '1.732'},
-    'Philips counts, activity factor': PHILIPS | dict(Units='CNTS') | {('Philips PET Private Group', 0x7053, 0x09): '1.732'},
+    'Philips counts, SUV factor': PHILIPS | dict(Units='CNTS') | {(PRIVATE, 0x7053, 0x00): '0.000618'},
+    'Philips counts, no SUV factor': PHILIPS | dict(Units='CNTS') | {(PRIVATE, 0x7053, 0x00): '0',
+                                                                  (PRIVATE, 0x7053, 0x09): '1.732'},
+    'Philips counts, activity factor': PHILIPS | dict(Units='CNTS') | {(PRIVATE, 0x7053, 0x09): '1.732'},
     'corrected to the injection': dict(DecayCorrection='ADMIN'),
     'not corrected for decay': dict(DecayCorrection='NONE', CorrectedImage=['ATTN', 'SCAT']),
     'time of the injection without a date': dict(RadiopharmaceuticalStartDateTime=None),
@@ -143,8 +144,8 @@ def instance(ds:Dataset) -> dict:
             found[k] = float(v) if number else list(v) if k == 'CorrectedImage' else str(v)
     for creator, group, element, names in (
             ('GEMS_PETD_01', 0x09, 0x0d, ['GEPrivatePostInjectionDateTime']),
-            ('Philips PET Private Group', 0x7053, 0x00, ['PhilipsPETPrivateGroup', 'SUVScaleFactor']),
-            ('Philips PET Private Group', 0x7053, 0x09, ['PhilipsPETPrivateGroup', 'ActivityConcentrationScaleFactor'])):
+            (PRIVATE, 0x7053, 0x00, ['PhilipsPETPrivateGroup', 'SUVScaleFactor']),
+            (PRIVATE, 0x7053, 0x09, ['PhilipsPETPrivateGroup', 'ActivityConcentrationScaleFactor'])):
         try: value = ds.private_block(group, creator)[element].value
         except KeyError: continue
         if len(names) == 1: found[names[0]] = str(value)

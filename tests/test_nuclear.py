@@ -18,11 +18,12 @@ from medfusion_nb.phantom import like, make_grid, phantom_pet, phantom_volume
 from medfusion_nb.volume import (RESEARCH, _unit, find_series, list_series, orientation, read_volume, resample,
                                  write_original)
 
-# programs that differ, and why: calculate-suv takes ADMIN for START, does not know the private element of Siemens, and takes the
-# first acquisition that it sees for the start where the first bed is not there; platipy knows neither private elements nor
-# other times, and believes the series time; both take a dose as it is
+# programs that differ, and why: calculate-suv takes ADMIN for START, does not know the private element of Siemens, and
+# takes the first acquisition that it sees for the start where the first bed is not there; platipy knows neither
+# private elements nor other times, and believes the series time; both take a dose as it is
 DIFFERS = {('corrected to the injection', 'calculate-suv'), ('Siemens, written again, second bed', 'calculate-suv'),
-           ('Siemens, written again, its own start', 'calculate-suv'), ('GE, written again, second bed', 'calculate-suv'),
+           ('Siemens, written again, its own start', 'calculate-suv'),
+           ('GE, written again, second bed', 'calculate-suv'),
            ('dose in MBq', 'calculate-suv'), ('dose in MBq', 'platipy'), ('Philips counts, no SUV factor', 'platipy')}
 DIFFERS |= {(name, 'platipy') for name in HEADERS if 'written again' in name}
 
@@ -61,7 +62,9 @@ def test_what_is_missing_of_the_injection_is_named(keyword, value):
     with pydicom.config.disable_value_validation():
         if value is None: del item[keyword]
         elif value != 'abc': setattr(item, keyword, value)
-        else: item[keyword] = pydicom.dataelem.RawDataElement(item[keyword].tag, item[keyword].VR, 4, b'abc ', 0, False, True)
+        else:
+            e = item[keyword]
+            item[keyword] = pydicom.dataelem.RawDataElement(e.tag, e.VR, 4, b'abc ', 0, False, True)
     with pytest.raises(ValueError) as e: suv_factor([ds], 'Bq/mL')
     assert 'time of the injection without a date.dcm' in str(e.value) and '\n' not in str(e.value)
     assert 'Radio' in str(e.value)
@@ -249,7 +252,8 @@ def test_what_is_no_volume_is_refused(head, tmp_path, tags, said):
 
 def test_a_whole_body_picture_of_a_real_camera_is_refused(tmp_path):
     shutil.copy(pydicom.data.get_testdata_file('JPEG2000.dcm', download=False), tmp_path)
-    with pytest.raises(ValueError, match=re.escape('holds projections (WHOLE BODY)')): read_volume(tmp_path/'JPEG2000.dcm', 'NM')
+    said = re.escape('holds projections (WHOLE BODY)')
+    with pytest.raises(ValueError, match=said): read_volume(tmp_path/'JPEG2000.dcm', 'NM')
 
 
 def test_the_reconstruction_is_taken_beside_its_projections(head, tmp_path):
@@ -263,8 +267,8 @@ def test_the_reconstruction_is_taken_beside_its_projections(head, tmp_path):
 def test_a_dynamic_pet_is_told_apart(head, tmp_path):
     series = pydicom.uid.generate_uid()
     for k, minute in enumerate((0, 5, 10)):
-        write_original(uptake(head, 10. + k), tmp_path/f'{k}', 'PT', SeriesInstanceUID=series, SeriesType=['DYNAMIC', 'IMAGE'],
-                       FrameReferenceTime=str(60000*minute), AcquisitionTime=f'11{minute:02d}00', NumberOfTimeSlices=3)
+        write_original(uptake(head, 10. + k), tmp_path/f'{k}', 'PT', SeriesInstanceUID=series,
+                       SeriesType=['DYNAMIC', 'IMAGE'], FrameReferenceTime=str(60000*minute), AcquisitionTime=f'11{minute:02d}00', NumberOfTimeSlices=3)
     assert [s.description for s in find_series(tmp_path)] == [f'Phantom PT time {k}' for k in (1, 2, 3)]
     with pytest.raises(ValueError, match='3 PT series fit'): read_volume(tmp_path, 'PT')
     means = [sitk.GetArrayFromImage(read_volume(tmp_path, 'PT', series=k).image).mean() for k in ('1', '2', '3')]
@@ -278,7 +282,8 @@ def test_a_folder_of_all_kinds(head, tmp_path):
         for scan in (read_volume(tmp_path, kind), read_volume(tmp_path, prefer=kind)):
             assert (scan.modality, scan.unit) == (kind, unit)
     assert read_volume(tmp_path, prefer='CT', series='phantom pt').modality == 'PT' # what is picked, is taken
-    with pytest.raises(ValueError, match="no CT series fits 'phantom pt'"): read_volume(tmp_path, 'CT', series='phantom pt')
+    with pytest.raises(ValueError, match="no CT series fits 'phantom pt'"):
+        read_volume(tmp_path, 'CT', series='phantom pt')
     shutil.rmtree(tmp_path/'CT')
     with pytest.raises(ValueError, match='no CT series;'): read_volume(tmp_path, 'CT')
     assert read_volume(tmp_path, prefer='CT').modality == 'MR' # rather than what shows function
@@ -311,12 +316,12 @@ def test_an_enhanced_pet_says_its_unit(head, tmp_path):
                   PlaneOrientationSequence=[item(ImageOrientationPatient=ds.ImageOrientationPatient)],
                   RealWorldValueMappingSequence=[item(MeasurementUnitsCodeSequence=[code])])
     ds.SharedFunctionalGroupsSequence = [shared]
+    scales = [item(RescaleSlope=s.RescaleSlope, RescaleIntercept='0', RescaleType='US') for s in slices]
     ds.PerFrameFunctionalGroupsSequence = [
         item(PlanePositionSequence=[item(ImagePositionPatient=s.ImagePositionPatient)],
-             PixelValueTransformationSequence=[item(RescaleSlope=s.RescaleSlope, RescaleIntercept='0', RescaleType='US')])
-        for s in slices]
-    for k in ('Units', 'ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing', 'RescaleSlope', 'RescaleIntercept',
-              'DecayCorrection', 'CorrectedImage'): del ds[k]
+             PixelValueTransformationSequence=[scale]) for s, scale in zip(slices, scales)]
+    for k in ('Units', 'ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing', 'RescaleSlope',
+              'RescaleIntercept', 'DecayCorrection', 'CorrectedImage'): del ds[k]
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = '1.2.840.10008.5.1.4.1.1.130'
     ds.DecayCorrected = ds.AttenuationCorrected = 'YES'
     ds.DecayCorrectionDateTime = '20240102110000'
@@ -398,8 +403,9 @@ def test_numbers_keep_their_side_and_their_value(head, tmp_path, code, kind):
     assert (again.unit, again.modality, again.notes) == (scan.unit, kind, [])
 
 
-@pytest.mark.parametrize('unit, code, kind', [('SUV', 'GML', 'BW'), ('SUV LBM', 'GML', 'LBM'), ('SUV BSA', 'CM2ML', 'BSA'),
-                                              ('Bq/mL', 'BQML', None), ('counts', 'CNTS', None), ('', 'NONE', None)])
+@pytest.mark.parametrize('unit, code, kind', [
+    ('SUV', 'GML', 'BW'), ('SUV LBM', 'GML', 'LBM'), ('SUV BSA', 'CM2ML', 'BSA'), ('Bq/mL', 'BQML', None),
+    ('counts', 'CNTS', None), ('', 'NONE', None)])
 def test_the_unit_comes_back(head, tmp_path, unit, code, kind):
     ct, scan = scans(head, tmp_path, 'PT')
     [file, *_] = write_numbers(scan.image, out(tmp_path, 'n'), scan._replace(unit=unit, headers=[]), ct)
@@ -498,8 +504,9 @@ def test_what_cannot_be_written_is_refused(head, tmp_path):
     ct, pet = scans(head, tmp_path, 'PT')
     rgb = colours(ct.image)
     for bad in (rgb[..., :2], rgb[1:], rgb.astype(float), rgb.transpose(2, 1, 0, 3)):
-        for write in (lambda: write_rgb_nifti(bad, ct.image, tmp_path/'x.nii'), lambda: write_rgb_dicom(bad, ct.image, tmp_path, ct)):
-            with pytest.raises(ValueError, match='expected .* and uint8'): write()
+        with pytest.raises(ValueError, match='expected .* and uint8'):
+            write_rgb_nifti(bad, ct.image, tmp_path/'x.nii')
+        with pytest.raises(ValueError, match='expected .* and uint8'): write_rgb_dicom(bad, ct.image, tmp_path, ct)
     with pytest.raises(ValueError, match='a CT holds no uptake'): write_numbers(ct.image, tmp_path, ct, ct)
     nan = like(np.full(pet.image.GetSize()[::-1], np.nan, np.float32), pet.image)
     with pytest.raises(ValueError, match='not numbers'): write_numbers(nan, tmp_path, pet, ct)
