@@ -27,21 +27,25 @@ BASE = dict(Modality='PT', Units='BQML', CorrectedImage=['DECY', 'ATTN', 'SCAT']
 DOSE = dict(RadiopharmaceuticalStartTime='100320', RadionuclideTotalDose='348200000', RadionuclideHalfLife='6586.2',
             RadiopharmaceuticalStartDateTime='20240102100320')
 LATE = dict(SeriesTime='153000') # when a workstation wrote the series again
+LATER = LATE | dict(AcquisitionTime='110505') # and of its bed positions only the second is there
 GE, PHILIPS = dict(Manufacturer='GE MEDICAL SYSTEMS'), dict(Manufacturer='Philips Medical Systems')
 MIDNIGHT = dict(SeriesDate='20240103', AcquisitionDate='20240103', SeriesTime='005000', AcquisitionTime='005000')
+PRIVATE = 'Philips PET Private Group'
 
 # name -> elements that differ from BASE and DOSE; private ones by creator, group and element
 HEADERS = {
     'Siemens': {},
-    'Siemens, written again, its own start': LATE | {('SIEMENS MED PT', 0x71, 0x22): '20240102110105.000000'},
+    'Siemens, written again, its own start': LATER | {('SIEMENS MED PT', 0x71, 0x22): '20240102110105.000000'},
     'Siemens, written again, second bed': LATE | dict(AcquisitionTime='110505', FrameReferenceTime='359747'),
     'GE': GE,
-    'GE, written again, its own start': GE | LATE | {('GEMS_PETD_01', 0x09, 0x0d): '20240102110105.00'},
+    'GE, written again, its own start': GE | LATER | {('GEMS_PETD_01', 0x09, 0x0d): '20240102110105.00'},
     'GE, written again': GE | LATE,
     'GE, written again, second bed': GE | LATE | dict(AcquisitionTime='110505', FrameReferenceTime='240000'),
     'Philips Bq/mL': PHILIPS,
-    'Philips counts, SUV factor': PHILIPS | dict(Units='CNTS') | {('Philips PET Private Group', 0x7053, 0x00): '0.000618'},
-    'Philips counts, activity factor': PHILIPS | dict(Units='CNTS') | {('Philips PET Private Group', 0x7053, 0x09): '1.732'},
+    'Philips counts, SUV factor': PHILIPS | dict(Units='CNTS') | {(PRIVATE, 0x7053, 0x00): '0.000618'},
+    'Philips counts, no SUV factor': PHILIPS | dict(Units='CNTS') | {(PRIVATE, 0x7053, 0x00): '0',
+                                                                  (PRIVATE, 0x7053, 0x09): '1.732'},
+    'Philips counts, activity factor': PHILIPS | dict(Units='CNTS') | {(PRIVATE, 0x7053, 0x09): '1.732'},
     'corrected to the injection': dict(DecayCorrection='ADMIN'),
     'not corrected for decay': dict(DecayCorrection='NONE', CorrectedImage=['ATTN', 'SCAT']),
     'time of the injection without a date': dict(RadiopharmaceuticalStartDateTime=None),
@@ -57,7 +61,7 @@ HEADERS = {
 # what mirp, pycerr, calculate-suv and platipy multiply the values with
 PUBLISHED = {
     'Siemens': (0.0002998341727, 0.0002998341727, 0.0002998341727, 0.0002998341727),
-    'Siemens, written again, its own start': (0.0002998341727, 0.0002998341727, 0.0002998341727, 0.00163813703),
+    'Siemens, written again, its own start': (0.0002998341727, 0.0002998341727, 0.0003075038873, 0.00163813703),
     'Siemens, written again, second bed': (0.0002998341859, 0.0002998341859, 0.0003075038873, 0.00163813703),
     'GE': (0.0002998341727, 0.0002998341727, 0.0002998341727, 0.0002998341727),
     'GE, written again, its own start': (0.0002998341727, 0.0002998341727, 0.0002998341727, 0.00163813703),
@@ -65,6 +69,7 @@ PUBLISHED = {
     'GE, written again, second bed': (0.0002998341727, 0.0002998341727, 0.0003075038873, 0.00163813703),
     'Philips Bq/mL': (0.0002998341727, 0.0002998341727, 0.0002998341727, 0.0002998341727),
     'Philips counts, SUV factor': (0.000618, 0.000618, 0.000618, 0.000618),
+    'Philips counts, no SUV factor': (0.0005193127871, 0.0005193127871, 0.0005193127871, 0.0),
     'Philips counts, activity factor': (0.0005193127871, 0.0005193127871, 0.0005193127871, None),
     'corrected to the injection': (0.0002082136703, 0.000208213677, 0.0002998341727, None),
     'not corrected for decay': (0.0003036367435, 0.0003036367435, None, None),
@@ -139,8 +144,8 @@ def instance(ds:Dataset) -> dict:
             found[k] = float(v) if number else list(v) if k == 'CorrectedImage' else str(v)
     for creator, group, element, names in (
             ('GEMS_PETD_01', 0x09, 0x0d, ['GEPrivatePostInjectionDateTime']),
-            ('Philips PET Private Group', 0x7053, 0x00, ['PhilipsPETPrivateGroup', 'SUVScaleFactor']),
-            ('Philips PET Private Group', 0x7053, 0x09, ['PhilipsPETPrivateGroup', 'ActivityConcentrationScaleFactor'])):
+            (PRIVATE, 0x7053, 0x00, ['PhilipsPETPrivateGroup', 'SUVScaleFactor']),
+            (PRIVATE, 0x7053, 0x09, ['PhilipsPETPrivateGroup', 'ActivityConcentrationScaleFactor'])):
         try: value = ds.private_block(group, creator)[element].value
         except KeyError: continue
         if len(names) == 1: found[names[0]] = str(value)
