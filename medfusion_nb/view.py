@@ -38,7 +38,8 @@ from PIL import Image
 
 from .core import as_text, display_small, renamed
 from .data import WINDOWS, Window, get_pair, get_window, read_image
-from .volume import FUNCTIONAL, Scan, canonical, is_volume, modality_name, mri_range, read_volume, resample
+from .volume import (FUNCTIONAL, Scan, canonical, is_volume, modality_name, mri_range,
+                                read_volume, resample)
 from .nuclear import to_suv
 from .color import STYLES, _strips, source_level, tint_color, to_uptake
 from .engine import Engine, as_engine, load_engine
@@ -163,7 +164,8 @@ def _named(ct:Any, mri:Any) -> dict[str, Source]: # name -> source, anatomy firs
     if a.modality in FUNCTIONAL:
         raise ValueError(f"{modality_name(b.modality)} and {modality_name(a.modality)} both show function: "
                          "view each of them with an MRI or a CT")
-    return dict(zip(scan_names(a, b), (a, b)))
+    two:list[Any] = [a, b]
+    return dict(zip(scan_names(*two), two))
 
 # %% ../nbs/09_view.ipynb #29926984
 class Scene:
@@ -176,7 +178,7 @@ class Scene:
     oriented:bool                          # is it known where the patient's right hand and head are?
     hu:bool                                # does a CT leave [0,1], as it does in HU?
     windows:dict[str, tuple[float, float]] # the presets of a CT: name -> (centre, width)
-    window:tuple[float, float]|None        # through which a CT is seen, (centre, width); None: there is no CT
+    window:Any                             # through which a CT is seen, (centre, width); None: there is no CT
     strength:float                         # of colours: opacity of the uptake, or strength of the tint
     usual:list[str]                        # the images that are shown at first
     last_level:tuple[Any, Any]             # which plane level was asked for last, and the answer
@@ -410,13 +412,12 @@ def plane_level(
     mm:tuple[float, float]|None,   # height and width of a pixel; None: not known
 ) -> np.ndarray:                   # (h,w) float32: 1 what the first shows, -1 what the second shows
     "`source_level` of a plane whose pixels need not be square."
-    planes = fused, first, second
-    if mm is None: return source_level(*planes)
-    if max(mm) < 1.1*min(mm): return source_level(*planes, sum(mm)/2)
+    if mm is None: return source_level(fused, first, second)
+    if max(mm) < 1.1*min(mm): return source_level(fused, first, second, sum(mm)/2)
     h, w = fused.shape
     size = round(w*mm[1]/min(mm)), round(h*mm[0]/min(mm))
-    large = (cv2.resize(x, size).clip(0, 1) for x in planes)
-    return cv2.resize(source_level(*large, min(mm)), (w, h), interpolation=cv2.INTER_AREA)
+    a, b, c = (cv2.resize(x, size).clip(0, 1) for x in (fused, first, second))
+    return cv2.resize(source_level(a, b, c, min(mm)), (w, h), interpolation=cv2.INTER_AREA)
 
 @patch
 def pixel(self:Scene,
@@ -434,8 +435,8 @@ def level(self:Scene,
     "Which source shows what is seen in a plane, see plane_level."
     asked, (known, level) = (orientation, index, self.window), self.last_level
     if asked == known: return level
-    planes = (self.grey(name, orientation, index) for name in ('fused', *self.sources))
-    level = plane_level(*planes, self.pixel(orientation) if self.measured else None)
+    fused, first, second = (self.grey(name, orientation, index) for name in ('fused', *self.sources))
+    level = plane_level(fused, first, second, self.pixel(orientation) if self.measured else None)
     self.last_level = asked, level
     return level
 
@@ -522,12 +523,12 @@ def aspect(self:Scene,
 def _draw_bar(self:Scene, fig:Figure, ax:Any, name:str, shown:Any) -> None:
     "The colour scale below a picture of a figure."
     bar, made = self.bar(name), name in self.colored
-    hu = name in self.of_modality('CT') and self.sources[name].unit == 'HU'
-    if bar is None and not hu: return
+    hu = name in self.sources and self.sources[name].unit == 'HU'
     mappable = ScalarMappable(Normalize(0, 1)) if made else shown
-    scale = fig.colorbar(mappable, ax=ax, location='bottom', shrink=.8, aspect=15, pad=.02)
+    scale:Any = fig.colorbar(mappable, ax=ax, location='bottom', shrink=.8, aspect=15, pad=.02)
     scale.ax.tick_params(labelsize=8)
     if hu: scale.set_label('HU', fontsize=8)
+    if bar is None and not hu: scale.remove() # its place stays, so that all pictures stand alike
     if not made: return
     scale.solids.remove()
     scale.ax.imshow(bar.strip, extent=(0, 1, 0, 1), aspect='auto')
@@ -934,7 +935,8 @@ def on_mouse(self:Viewer,
 def _press(self:Viewer, x:float, y:float, time:float) -> None:
     "Remember where a drag begins; the line of a swipe is caught from less than 12 pixels away."
     away = abs(x - (1 - self.share.value))*self.size[0]
-    self.drag = _Drag(x, y, *self.scene.window or (.5, 1.), self.mode.value == 'swipe' and away < 12, time)
+    center, width = self.scene.window or (.5, 1.)
+    self.drag = _Drag(x, y, center, width, self.mode.value == 'swipe' and away < 12, time)
 
 @patch
 def _move(self:Viewer, drag:_Drag, x:float, y:float) -> None:
@@ -1009,7 +1011,7 @@ def study_scene(
     if range is not None: first, second = two_sources(first, second, 'ct-mri', range)
     scene = Scene(first, second, study.fused, attention, window or study.window or 'brain')
     look = study.look
-    if study.uptake is not None: scene.usual[2] = next(k for k, style in _STYLE.items() if style == look.style)
+    if study.uptake is not None: scene.usual[2] = next(k for k, s in _STYLE.items() if s == look.style)
     elif look.tint: scene.usual[2], scene.strength = 'tint', look.tint
     return scene
 
@@ -1041,7 +1043,8 @@ def view(
 ) -> Viewer|Figure:
     "Show a pair, a volume or a study; raises `OSError` or `ValueError` naming what cannot be read or shown."
     if isinstance(ct, Study):
-        if mri is not None or fused is not None: raise ValueError("a study has its images: leave the others out")
+        if any(x is not None for x in (mri, fused)):
+            raise ValueError("a study has its images: leave the others out")
         scene = study_scene(ct, attention, window, range)
     else:
         first, second = two_sources(ct, mri, pair, range)
