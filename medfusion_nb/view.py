@@ -532,7 +532,8 @@ def _draw_bar(self:Scene, fig:Figure, ax:Any, name:str, shown:Any) -> None:
     if not made: return
     scale.solids.remove()
     scale.ax.imshow(bar.strip, extent=(0, 1, 0, 1), aspect='auto')
-    scale.ax.set_xticks([0, 1], [as_text(bar.left), as_text(bar.right)])
+    words = scale.ax.set_xticks([0, 1], [as_text(bar.left), as_text(bar.right)])
+    for tick, side in zip(words, ('left', 'right')): tick.label1.set_horizontalalignment(side)
 
 @patch
 def figure(self:Scene,
