@@ -47,8 +47,7 @@ ct, mri = (np.stack([np.roll(x, 6*i, 1) for i in range(64)]) for x in (head.ct_h
 view(ct, mri, 1 - mri, attention=mri[:, ::-1], index=8, width=512)
 '''
 PET = '''
-import numpy as np
-from medfusion_nb.phantom import make_grid, phantom_pet, phantom_volume
+from medfusion_nb.phantom import phantom_pet, phantom_volume
 from medfusion_nb.view import Source, view
 from medfusion_nb.volume import mri_unit
 head = phantom_volume((128, 128, 40), seed=1)
