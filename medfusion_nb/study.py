@@ -32,7 +32,7 @@ from .data import WINDOWS, Window, get_pair, get_window, write_image
 from .phantom import like, make_grid, middle
 from .volume import (FUNCTIONAL, RECORD, RESEARCH, VOLUMES, Scan, body_part, canonical, check_folder,
                                  cover, ct_unit, find_series, is_head, is_volume, list_series, modality_name,
-                                 mri_unit, orientation, read_labels, read_volume, resample, slice_axis,
+                                 mri_unit, named_modality, orientation, read_labels, read_volume, resample, slice_axis,
                                  write_dicom, write_nifti, write_nifti_image)
 from .register import (Registration, checkerboard_figure, edge_overlay_figure,
                                    load_transform, register as register_scans, save_transform)
@@ -947,7 +947,7 @@ def _in_one_folder(paths:Sequence[str]) -> list[str|None]: # [] where nothing is
 def _in_suv(scan:Scan, range:Any) -> Scan:
     "A PET in SUV; without a range raises `ValueError` where its headers do not allow it."
     if scan.modality != 'PT' or not scan.headers: return scan
-    return to_suv(scan, must=range is None)
+    return to_suv(scan, 'must' if range is None else 'auto')
 
 def _same_values(a:Scan, b:Scan) -> bool:
     "Do two scans hold the same voxels?"
@@ -977,6 +977,7 @@ def grid_word(
 
 def _check_look(given:dict[str, Any], mri:Scan) -> None:
     "Raises `ValueError` for colours that do not fit the scans."
+    if not 0 <= given['tint'] <= 2: raise ValueError(f"--tint {given['tint']:g}: give a strength from 0 to 2")
     name, of_function = modality_name(mri.modality) or 'MRI', mri.modality in FUNCTIONAL
     if given['style'] and not of_function:
         raise ValueError(f"--style {given['style']} is for a PET or SPECT, {mri.name} is an {name}: leave it "
@@ -1010,6 +1011,8 @@ def read_scans(
         raise ValueError(f"--mri-series was given {len(picks)} times: give it once for each scan after the "
                          f"first, here {n - 1} times, or not at all")
     picks, prefer = [given['ct_series'], *(picks or [None]*(n - 1))], ['CT'] + ['MR']*(n - 1)
+    of_function = any(named_modality(Path(p).name) in FUNCTIONAL for p in paths)
+    if of_function and Path(paths[0]).is_file(): prefer[0] = 'MR' # of a CT the values tell it
     wanted = _modalities(given, n)
     if wanted == [None, None] and not any(picks): wanted = _in_one_folder(paths) or wanted
     read = partial(read_volume, index=given['index'], allow_gaps=given['allow_gaps'])

@@ -32,6 +32,7 @@ from pydicom.uid import (ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVR
 from medfusion_nb import volume as volume_module
 from medfusion_nb.data import read_hu, read_image
 from medfusion_nb.datasets import SETS, unpack
+from medfusion_nb.nuclear import to_suv
 from medfusion_nb.phantom import phantom_volume
 from medfusion_nb.register import load_transform, rigid
 from medfusion_nb.volume import Scan, read_volume, write_original
@@ -253,6 +254,7 @@ def frames(ds):
         except (NotImplementedError, RuntimeError) as e:
             if 'plugin' not in str(e) and 'missing' not in str(e): raise
             pixels = itertools.repeat(None) # no decoder here
+        if ds.get('Modality') == 'NM': return as_stacked(ds)
         shared = ds.get('SharedFunctionalGroupsSequence') or []
         each = ds.get('PerFrameFunctionalGroupsSequence') or [None]
         found = []
@@ -299,11 +301,11 @@ def series():
     yield original('jpeg2000', itk(JPEG2000Lossless, 'JPEG2000'))
 
 
-def write_series(ct, folder):
-    "The slices of a CT as a scanner writes them, with the same identifiers each time."
+def write_series(ct, folder, modality='CT'):
+    "The slices of a scan as a scanner writes them, with the same identifiers each time."
     kept, numbers = volume_module.generate_uid, itertools.count(1)
     volume_module.generate_uid = lambda *args, **kwargs: f'1.2.826.0.1.3680043.8.498.{next(numbers)}'
-    try: return write_original(ct, folder, 'CT')
+    try: return write_original(ct, folder, modality)
     finally: volume_module.generate_uid = kept
 
 
@@ -337,6 +339,37 @@ def enhanced():
         ds.save_as(data)
         def read(path): return volume(path, modality='CT')
         yield single(f'{name}.dcm', data.getvalue(), read, judge=as_pydicom)
+
+
+def nuclear():
+    "A PET in slices, and a SPECT in one file; what tells of the SUV is read as well."
+    image = sitk.Cast(heads().mri, sitk.sitkFloat32)[..., :6]
+    for kind in ('PT', 'NM'):
+        def read(folder, kind=kind):
+            got = volume(folder, modality=kind)
+            to_suv(got.said, 'auto')
+            return got
+        with tempfile.TemporaryDirectory() as folder:
+            paths = write_series(image/10, Path(folder), kind)
+            for path in paths: # undefined lengths, so that a mutation can change the length of an element
+                ds = pydicom.dcmread(path)
+                for e in ds.iterall():
+                    if e.VR == 'SQ': e.is_undefined_length = True
+                ds.save_as(path)
+            files = {p.name: p.read_bytes() for p in paths}
+        yield Original(kind, files, read, [*files], judge=as_pydicom)
+
+
+def as_stacked(ds):
+    "Frames of nuclear medicine, as the standard stacks them (C.8.4.15)."
+    detector = ds.DetectorInformationSequence[0]
+    row, column = np.reshape(detector.ImageOrientationPatient, (2, 3)).astype(float)
+    normal, pixels = np.cross(row, column), np.reshape(ds.pixel_array, (-1, ds.Rows, ds.Columns)).astype(float)
+    numbers = ds.get('SliceVector') or range(1, len(pixels) + 1)
+    numbers = [numbers] if isinstance(numbers, int) else numbers
+    pixels = pixels*float(ds.get('RescaleSlope') or 1) + float(ds.get('RescaleIntercept') or 0)
+    first, spacing = np.array(detector.ImagePositionPatient, float), np.array(ds.PixelSpacing, float)
+    return [(first + (k - 1)*float(ds.SpacingBetweenSlices)*normal, spacing, p, False) for k, p in zip(numbers, pixels)]
 
 
 # ---- transforms
@@ -537,6 +570,7 @@ FORMATS = dict(
     bmp=(lambda: pictures('bmp'), {'': (m.number,)}),
     dicom=(enhanced, {'': (m.element,)}),
     series=(series, {'': (m.element,)}),
+    nuclear=(nuclear, {'': (m.element,)}),
     nifti=(niftis, {'nii': (m.field(NII),), 'hdr': (m.field(NII),), 'img': (m.number,),
                     'nii.gz': (m.inside(m.field(NII), *m.BYTES),),
                     'mgz': (m.inside(m.field(MGH), *m.BYTES),)}),

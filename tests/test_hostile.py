@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-NAMES = ('png tiff jpeg bmp dicom series nifti nrrd metaimage transform zip tar '
+NAMES = ('png tiff jpeg bmp dicom series nuclear nifti nrrd metaimage transform zip tar '
          'pth safetensors onnx json').split() # those that need torch come last
 UNREAD = 'tar',                  # all of it is refused
 SECONDS, HANGS = 2, 60           # of the processor, of the clock: what a case may take
