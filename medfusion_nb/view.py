@@ -143,16 +143,19 @@ def _outside(x:np.ndarray) -> bool: # True when values leave [0,1]
 
 def resolve(
     source:Source,
-    stack:np.ndarray, # (z,y,x), its image
-) -> Source:          # with unit and (low, high)
+    stack:np.ndarray,             # (z,y,x), its image
+    mm:Sequence[float]|None=None, # between voxels along z, y, x; None: not known
+) -> Source:                      # with unit and (low, high)
     "What the values of a source mean; raises `ValueError` for a range that cannot be."
     _, modality, unit, range = source
     outside = _outside(stack)
     if modality == 'CT': return source._replace(unit='HU' if outside and unit is None else unit or '')
     image = sitk.GetImageFromArray(stack)
+    if mm: image.SetSpacing(mm[::-1])
     if modality in FUNCTIONAL:
         if range is None and not (outside or unit): range = 1.
-        range = _shown(Scan(image, modality, [], [], set(), modality_name(modality)), range)
+        name = modality_name(modality)
+        range = _shown(Scan(image, modality, [], [], set(), name, unit=unit or ''), range)
     elif range is None: range = mri_range(image) if outside else (0., 1.)
     return source._replace(unit=unit or '', range=range)
 
@@ -201,7 +204,7 @@ class Scene:
         for name, x in given.items(): check_grid(name, x, given[first], first)
         stacks = {name: as_stack(x, name) for name, x in given.items()}
         self.images = {name: x for name, (x, _) in stacks.items()}
-        self.sources = {name: resolve(s, self.images[name]) for name, s in sources.items()}
+        self.sources = {name: resolve(s, *stacks[name]) for name, s in sources.items()}
         self.shape = self.images[first].shape
         self.spacing = spacing or stacks[first][1] or (1., 1., 1.)
         self.measured = bool(spacing or stacks[first][1])
@@ -452,7 +455,7 @@ _STYLE = {'fused in colour': 'fused', 'overlay': 'overlay'} # picture -> key of 
 @lru_cache
 def _strip(name:str, strength:float) -> np.ndarray: # uint8 (3,n,3)
     "The colours of a picture from left to right."
-    if name == 'tint': values, color = np.linspace(-1, 1, 255), partial(tint_color, strength=strength)
+    if name == 'tint': values, color = np.linspace(-1, 1, 255), partial(tint_color, strength=strength, white=1.)
     else: values, color = np.linspace(0, 1, 256), partial(STYLES[_STYLE[name]], opacity=strength)
     return _bytes(_strips(values, color).swapaxes(0, 1))
 
