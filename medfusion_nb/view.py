@@ -455,9 +455,9 @@ _STYLE = {'fused in colour': 'fused', 'overlay': 'overlay'} # picture -> key of 
 @lru_cache
 def _strip(name:str, strength:float) -> np.ndarray: # uint8 (3,n,3)
     "The colours of a picture from left to right."
-    if name == 'tint': values, color = np.linspace(-1, 1, 255), partial(tint_color, strength=strength, white=1.)
-    else: values, color = np.linspace(0, 1, 256), partial(STYLES[_STYLE[name]], opacity=strength)
-    return _bytes(_strips(values, color).swapaxes(0, 1))
+    if name == 'tint': lowest, color = -1, partial(tint_color, strength=strength, white=1.)
+    else: lowest, color = 0, partial(STYLES[_STYLE[name]], opacity=strength)
+    return _bytes(_strips(np.linspace(lowest, 1, 256), color).swapaxes(0, 1))
 
 def _bytes(rgb:np.ndarray) -> np.ndarray: # in [0,1] -> uint8
     "Colours as they are sent."
