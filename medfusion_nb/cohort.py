@@ -941,7 +941,8 @@ def _check_options(options:Options, spread:Spread, cases:Sequence[Case]) -> None
     if options.grid not in ('ct', 'mri', *map(str.lower, get_pair(options.pair))):
         try: sensible = .05 <= float(options.grid) <= 50
         except ValueError: sensible = False
-        if not sensible: raise ValueError(f'grid {options.grid!r}: use ct, mri, that of --pair, or a step in mm, such as 1')
+        if not sensible:
+            raise ValueError(f'grid {options.grid!r}: use ct, mri, that of --pair, or a step in mm, such as 1')
     if spread.scheduler is None: _engine(options.weights)
     elif spread.workers is not None: raise ValueError('--workers is for this machine, --scheduler for others')
     low = [k for k, v in dict(workers=spread.workers or 0, retries=spread.retries).items() if v < 0]

@@ -25,7 +25,7 @@ from .volume import (FUNCTIONAL, _UNITS, Scan, _base_header, _copy, _ds, _file_m
                                  _write_nuclear, _write_slice, modality_name, orientation, write_nifti_image)
 
 # %% ../nbs/00e_nuclear.ipynb #b7ce6945
-_OWN = 'fuse it in its own units instead (--suv never, with --range LOW,HIGH)'
+_OWN = 'fuse it in its own unit with --range LOWEST,HIGHEST'
 
 class _NoSUV(ValueError):
     "Why there is no SUV: of a file, in words without its name."

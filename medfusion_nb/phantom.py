@@ -642,7 +642,7 @@ def phantom_pet(
     misplace = misplace or sitk.Euler3DTransform()
     back, rng = misplace.GetInverse(), np.random.default_rng((seed, 21))
     uptake = _scan(tracer, grid, back, 0., rng)
-    image = _counted(uptake, grid, fwhm, noise, rng) if noise else uptake
+    image = _counted(uptake, grid, float(fwhm), float(noise), rng) if noise else uptake
     lesion, labels = (sitk.Resample(v, grid, back, sitk.sitkNearestNeighbor) for v in (hot, _head(seed)[2]))
     return PhantomPet(like(image, grid), like(uptake, grid), lesion, labels, misplace)
 

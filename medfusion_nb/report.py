@@ -22,7 +22,7 @@ import SimpleITK as sitk
 
 from .core import checkerboard, printable
 from .volume import RESEARCH
-from .register import GRADES, LIMITS, PLANE_NAMES
+from .register import FUNCTIONAL_LIMITS, GRADES, LIMITS, PLANE_NAMES
 from .study import three_planes
 
 # %% ../nbs/07a_report.ipynb #b3fa0043
@@ -131,6 +131,13 @@ _DETAILS = ( # key, name, form, meaning
     ('mi_before', 'agreement before', '{:.3f} nats',
      'Mutual information as the headers place the heads.'),
     ('mi_after', 'agreement after', '{:.3f} nats', 'The same after registration; more is better.'))
+
+def _figures(said:Mapping[str, Any]) -> tuple[_Figure, ...]:
+    "The figures, with the limits and distances that hold for the pair of a record, see `00c_register`."
+    scans = said.get('scans')
+    if not isinstance(scans, list) or not any(s in ('PET', 'SPECT') for s in scans): return _FIGURES
+    def limits(f): return ((FUNCTIONAL_LIMITS[f.key], 'refused'),) if f.key in FUNCTIONAL_LIMITS else f.limits
+    return tuple(f._replace(limits=limits(f), says=f.says.replace(' 4 mm ', ' 8 mm ')) for f in _FIGURES)
 
 def _registration(said:Mapping[str, Any]) -> Mapping[str, Any]:
     "That of a record; empty where there is none."
@@ -431,7 +438,7 @@ def _figures_table(said:Mapping[str, Any]) -> _Html|None:
     def line(name, value, scale, *says):
         return _tag('tr', _tag('th', name, scope='row'), _tag('td', value, class_='number'),
                     _tag('td', scale), _tag('td', says))
-    body = [line(f.name, _number(r.get(f.key), f.form), gauge(f), f.says, limits(f)) for f in _FIGURES]
+    body = [line(f.name, _number(r.get(f.key), f.form), gauge(f), f.says, limits(f)) for f in _figures(said)]
     body += [line(name, _number(r.get(key), form), None, says) for key, name, form, says in _DETAILS]
     columns = {'figure': None, 'value': 'number', 'on its scale': None, 'meaning': None}
     head = [_tag('th', name, scope='col', class_=style) for name, style in columns.items()]
@@ -924,7 +931,8 @@ def cohort_page(
     order = _by_doubt(rows, far)
     rows, far = [rows[i] for i in order], [far[i] for i in order]
     title = said.get('title') or 'Cohort'
-    strips = [s for s in (_strip(f, rows, far) for f in _FIGURES) if s]
+    figures = _figures(next((r for r in rows if r.get('scans')), {}))
+    strips = [s for s in (_strip(f, rows, far) for f in figures) if s]
     key = _tag('p', [_tag('span', name, class_=f'badge {style}') for style, name in
                      (('trusted', 'trusted'), ('look', 'look at it'), ('refused', 'refused'))], class_='key')
     text = 'Each mark is a study and leads to its page. Dashed lines are limits; outliers are named.'

@@ -379,10 +379,10 @@ def fuse_study(
     uptake = Uptake(resample(scans[1].image, a, to[1]), scans[1].unit, *shown) if shown else None
     axis = slice_axis(a)
     def slices(v): return _across(v, axis)
-    both = [slices(sitk.GetArrayViewFromImage(v)) for v in (a, b)]
-    covers = [slices(cover(s.image, a, t, gaps=s.gaps)) for s, t in zip(scans, to)]
-    if shown and scans[0].modality != 'CT': both, covers = both[::-1], covers[::-1] # the MRI stays an MRI
-    found = fuse_volume(engine, *both, *covers, batch_size, progress)
+    one, two = (slices(sitk.GetArrayViewFromImage(v)) for v in (a, b))
+    seen, seen_too = (slices(cover(s.image, a, t, gaps=s.gaps)) for s, t in zip(scans, to))
+    if shown and scans[0].modality != 'CT': one, two, seen, seen_too = two, one, seen_too, seen # it stays an MRI
+    found = fuse_volume(engine, one, two, seen, seen_too, batch_size, progress)
     if axis != 2: found = np.moveaxis(found[:, ::-1], 0, 2 - axis)
     fused = like(np.ascontiguousarray(np.clip(found, 0, 1)), a)
     notes = _scan_notes(*scans) + why + _unseen(scans, window, engine)
@@ -494,7 +494,8 @@ def color_slices(study:Study) -> np.ndarray: # (n,H,W,3) uint8
     sources = [_across(sitk.GetArrayViewFromImage(v), study.axis) for v in (study.ct, study.mri, study.fused)]
     mm = float(np.delete(study.fused.GetSpacing(), study.axis).mean())
     out = np.empty((*sources[0].shape, 3), np.uint8)
-    for k, planes in enumerate(zip(*sources)): out[k] = np.rint(255*colored(study, *planes, mm))
+    for k, (ct, mri, fused) in enumerate(zip(*sources)):
+        out[k] = np.rint(255*colored(study, ct, mri, fused, mm))
     return out
 
 def color_volume(study:Study) -> sitk.Image: # three numbers a voxel, 0 to 255
@@ -1094,12 +1095,12 @@ def _fuse_scans(given:dict[str, Any], out:Path) -> dict[str, Any]: # network, wr
         grid = grid_word(given['grid'], a.ct, a.mri)
         study = fuse_study(a, engine, given['window'], grid, given['batch_size'], True, given['range'])
         return study._replace(look=look)
-    studies = map(made, alignments)
+    studies:Iterable[Study] = map(made, alignments)
     if labels: studies = (carry_labels(s, labels) for s in studies)
     what = dict(formats=_formats(given), sheet=given['contact_sheet'],
                 **{k: given[k] for k in ('png', 'figure', 'deidentify', 'force')})
     if len(paths) > 2: written = write_studies(zip(names, studies), out, **what)
-    else: written = write_study(next(studies), out, **what)
+    else: written = write_study(next(iter(studies)), out, **what)
     print(f'network: {network}')
     print('\n'.join(f'wrote {p}' for p in written))
     return dict(network=network, written=written)

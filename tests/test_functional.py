@@ -127,3 +127,17 @@ def test_several(study, tmp_path):
     code, _, err = run('medfusion_fuse', 'CT', 'MR', 'PT', *STAY, '--format', 'nifti', '-o', tmp_path/'out', cwd=study)
     assert code == 0, err
     assert (tmp_path/'out'/'PT'/'color.nii.gz').is_file() and not (tmp_path/'out'/'MR'/'color.nii.gz').exists()
+
+def test_cohort(study, tmp_path):
+    (tmp_path/'studies.csv').write_text(f"subject,ct,mri\na,{study/'PT'},{study/'MR'}\nb,{study/'CT'},{study/'MR'}\n")
+    code, said, err = run('medfusion_cohort', tmp_path/'studies.csv', tmp_path/'out', '--workers', '0',
+                          '--pair', 'pet-mri', '--range', '2,12', cwd=tmp_path)
+    assert code == 11 and '1 trusted, 1 failed' in said, (said, err)
+    record = json.loads((tmp_path/'out'/'a'/'medfusion.json').read_text())
+    assert [record['colors'][k] for k in ('unit', 'threshold', 'full_color')] == ['SUV', 2, 12]
+    assert record['trusted'] and '--pair pet-mri --range 2,12' in record['command']
+    assert (tmp_path/'out'/'a'/'color.nii.gz').is_file() and (tmp_path/'out'/'a'/'uptake.nii.gz').is_file()
+    assert 'PET' in next((tmp_path/'out'/'a').glob('*.html')).read_text()
+    code, said, err = run('medfusion_cohort', tmp_path/'studies.csv', tmp_path/'out', '--workers', '0',
+                          '--pair', 'pet-mri', '--range', '2,12', '--dry-run', cwd=tmp_path)
+    assert '1 done' in said, said

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LIGHT = 'core data phantom engine volume register datasets nuclear color findings study fuse report bids cohort view'.split()
+LIGHT = 'core data phantom engine volume register datasets nuclear color findings functional study fuse report bids cohort view'.split()
 TRAINING = ('torch torchvision accelerate safetensors huggingface_hub onnx onnxscript pandas pywt seaborn '
             'torchmetrics')
 WITHOUT_TORCH = f'TRAINING = {TRAINING.split()}' + """
