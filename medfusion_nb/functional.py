@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from scipy.spatial import KDTree
 
 from .color import keep_luminance, oklab
 from .data import find_pairs, luminance, read_image, to_float, write_image
@@ -58,6 +57,7 @@ def _nearest(
     "Where on a colour map some colours lie, and how far from it."
     at = np.linspace(0, 1, 511, dtype=np.float32)
     table = pseudo_color(at, name)
+    from scipy.spatial import KDTree # takes a while to load
     far, nearest = KDTree(table).query(colors)
     return at[nearest], far
 

@@ -46,6 +46,15 @@ head = phantom_pair(512, seed=3)
 ct, mri = (np.stack([np.roll(x, 6*i, 1) for i in range(64)]) for x in (head.ct_hu, head.mri))
 view(ct, mri, 1 - mri, attention=mri[:, ::-1], index=8, width=512)
 '''
+PET = '''
+from medfusion_nb.phantom import phantom_pet, phantom_volume
+from medfusion_nb.view import Source, view
+from medfusion_nb.volume import mri_unit
+head = phantom_volume((128, 128, 40), seed=1)
+pet = phantom_pet(head.mri, seed=1).image
+view(Source(pet, 'PT', 'SUV', (.8, 8)), Source(head.mri, 'MR'), mri_unit(head.mri), index=21,
+     show=['MRI', 'PET', 'fused in colour', 'overlay'])
+'''
 LABEL = '''
 import ipywidgets as W
 slider, label = W.IntSlider(8, max=63), W.HTML()
@@ -67,7 +76,8 @@ def lab(tmp_path_factory):
     widget = dict(model_id='0'*32, version_major=2, version_minor=0)
     lost = v4.new_output('display_data', {'application/vnd.jupyter.widget-view+json': widget})
     broken = [v4.new_code_cell('1', outputs=[lost]), *map(v4.new_code_cell, BROKEN)]
-    added = dict(viewer=[v4.new_code_cell(VIEWER)], label=[v4.new_code_cell(LABEL)], broken=broken)
+    cells = dict(viewer=VIEWER, pet=PET, label=LABEL)
+    added = {**{name: [v4.new_code_cell(code)] for name, code in cells.items()}, 'broken': broken}
     for name, cells in added.items():
         nbformat.write(v4.new_notebook(cells=cells, metadata=python), tmp/'nbs'/f'{name}.ipynb')
     settings = tmp/'settings'/'@jupyterlab'
@@ -261,6 +271,12 @@ def viewer(lab, browser):
 
 
 @pytest.fixture
+def pet(lab, browser):
+    "A viewer of a PET on an MRI."
+    yield from watch(lab, browser, 'pet.ipynb')
+
+
+@pytest.fixture
 def label(lab, browser):
     "A label that says where its slider stands, beside an image of one pixel."
     yield from watch(lab, browser, 'label.ipynb')
@@ -429,8 +445,13 @@ def test_images_blend_and_swipe(viewer):
     assert viewer.page.locator('.jp-OutputArea svg image').count() == 2
     viewer.page.wait_for_timeout(300)
     viewer.screenshot('colours')
-    toggle(viewer, 'attention')
-    toggle(viewer, 'fused - CT')
+    for name in ('attention', 'fused - CT', 'tint'): toggle(viewer, name)
+    becomes(viewer, lambda: viewer.page.locator(PICTURES).count() == 4, 'no four pictures')
+    legend = viewer.page.locator('.jp-OutputArea svg text')
+    becomes(viewer, lambda: legend.get_by_text('CT', exact=True).count() == 1, 'no legend of the tint')
+    becomes(viewer, lambda: np.ptp(pictures(viewer)[3], 2).max() > 50, 'no tint')
+    viewer.screenshot('tint')
+    toggle(viewer, 'tint')
     toggle(viewer, 'blend')
     becomes(viewer, lambda: viewer.page.locator(PICTURES).count() == 1, 'no single picture')
     becomes(viewer, lambda: np.abs(pictures(viewer)[0][..., 0] - 255*(ct + mri)/2).max() < 1.01,
@@ -463,3 +484,39 @@ def test_planes(viewer):
     toggle(viewer, 'axial')
     becomes(viewer, lambda: pictures(viewer)[0].shape == (512, 512, 3), 'no axial plane')
     assert list(viewer.complaints()) == []
+
+
+def test_pet_in_colour(pet):
+    "Uptake in colour with its scale, its value with the unit under the cursor; the opacity is followed."
+    from medfusion_nb.phantom import phantom_pet, phantom_volume
+    from medfusion_nb.view import digits
+    becomes(pet, lambda: len(pictures(pet)) == 4, 'no four pictures')
+    for panel, colored in enumerate((False, False, True, True)):
+        assert (np.ptp(pictures(pet)[panel], 2).max() > 50) == colored, panel
+    texts = pet.page.locator('.jp-OutputArea svg text')
+    for text in ('0.800', '8 SUV'): assert texts.get_by_text(text, exact=True).count() == 2, text
+    assert not pet.page.get_by_text('centre', exact=True).count() # no CT, no window
+    box = pet.page.locator(PICTURES).nth(3).bounding_box()
+    pet.page.mouse.move(box['x'] + .64*box['width'], box['y'] + .46*box['height']) # near the hot spot
+    head = phantom_volume((128, 128, 40), seed=1)
+    values = phantom_pet(head.mri, seed=1).image
+    def reads():
+        found = re.match(r'x (\d+), y (\d+), z 21\s+MRI (\d+)\s+PET ([\d.]+ SUV)\s+fused', readout(pet))
+        if not found: return False
+        x, y = map(int, found.groups()[:2])
+        return found.groups()[2:] == (f'{head.mri[x, y, 21]}', f'{digits(values[x, y, 21])} SUV')
+    becomes(pet, reads, 'the values are not those of the arrays')
+    pet.screenshot('colour')
+    sliders = pet.page.locator('.jp-OutputArea .widget-hslider:visible')
+    opacity = sliders.filter(has_text='opacity').locator('.noUi-handle')
+    opacity.focus()
+    pet.page.keyboard.press('Home')
+    def grey(): return [np.ptp(p, 2).max() <= 1 for p in pictures(pet)] == [True]*4
+    becomes(pet, grey, 'without opacity there is colour')
+    pet.page.keyboard.press('End')
+    becomes(pet, lambda: np.ptp(pictures(pet)[3], 2).max() > 50, 'with full opacity there is none')
+    toggle(pet, 'blend')
+    becomes(pet, lambda: len(pictures(pet)) == 1, 'no blend')
+    assert opacity.count() == 0 # of two grey pictures
+    toggle(pet, 'side by side')
+    assert list(pet.complaints()) == []
