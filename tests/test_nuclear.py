@@ -268,7 +268,8 @@ def test_a_dynamic_pet_is_told_apart(head, tmp_path):
     series = pydicom.uid.generate_uid()
     for k, minute in enumerate((0, 5, 10)):
         write_original(uptake(head, 10. + k), tmp_path/f'{k}', 'PT', SeriesInstanceUID=series,
-                       SeriesType=['DYNAMIC', 'IMAGE'], FrameReferenceTime=str(60000*minute), AcquisitionTime=f'11{minute:02d}00', NumberOfTimeSlices=3)
+                       SeriesType=['DYNAMIC', 'IMAGE'],
+                       FrameReferenceTime=str(60000*minute), AcquisitionTime=f'11{minute:02d}00', NumberOfTimeSlices=3)
     assert [s.description for s in find_series(tmp_path)] == [f'Phantom PT time {k}' for k in (1, 2, 3)]
     with pytest.raises(ValueError, match='3 PT series fit'): read_volume(tmp_path, 'PT')
     means = [sitk.GetArrayFromImage(read_volume(tmp_path, 'PT', series=k).image).mean() for k in ('1', '2', '3')]
