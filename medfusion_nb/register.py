@@ -167,6 +167,10 @@ def _air(image:sitk.Image) -> float:
     "The lowest value of a volume, which is that of air."
     return float(sitk.GetArrayViewFromImage(image).min())
 
+def _is_ct(image:sitk.Image) -> bool:
+    "An MRI, a PET or a SPECT has no -500."
+    return _air(image) < -500
+
 def check_volume(
     image:sitk.Image, # volume
     what:str,         # for the message: 'fixed', 'moving', a file
@@ -189,8 +193,7 @@ def head_mask(
     image:sitk.Image, # volume, best smoothed and of 3 to 5 mm
 ) -> sitk.Image:      # uint8, 1 in the head
     "The head: the largest part above air, holes filled."
-    is_ct = _air(image) < -500
-    above = sitk.Cast(image > -300, sitk.sitkUInt8) if is_ct else sitk.OtsuThreshold(image, 0, 1)
+    above = sitk.Cast(image > -300, sitk.sitkUInt8) if _is_ct(image) else sitk.OtsuThreshold(image, 0, 1)
     above = sitk.ConstantPad(above, [4]*3, [4]*3)
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.BinaryMorphologicalOpening(above, [1]*3)))
     head = sitk.BinaryMorphologicalClosing(sitk.Cast(parts == 1, sitk.sitkUInt8), [3]*3)
@@ -236,6 +239,7 @@ class Pyramid:
     points:np.ndarray            # (n,3) points of the head, mm, LPS
     center:np.ndarray            # (3,) their mean
     middle:np.ndarray            # (3,) middle of the whole volume, mm, LPS
+    is_ct:bool=False             # is it a CT, by its values?
 
 def _points(mask:sitk.Image, most:int=8000) -> np.ndarray: # (n,3) mm
     "Physical points of a mask, evenly thinned."
@@ -287,7 +291,7 @@ def pyramid(
     near = {mm: _near(head, mm) for mm, head in heads.items()}
     grey = {mm: _spread_grey(v, heads[mm]) for mm, v in images.items()}
     points = _points(mask)
-    return Pyramid(grey, heads, near, points, points.mean(0), middle(image))
+    return Pyramid(grey, heads, near, points, points.mean(0), middle(image), _is_ct(image))
 
 # %% ../nbs/00c_register.ipynb #cell-025
 def _index(image:sitk.Image, points:np.ndarray) -> np.ndarray: # (n,3) along x, y and z
@@ -594,11 +598,18 @@ class _Scoring(NamedTuple):
     limits:dict[str, float]
     away_mm:float # how far the head is moved to see whether the pose stands out
 
-# of a PET or SPECT with an MRI or CT, see PET and SPECT below
-FUNCTIONAL_LIMITS = dict(overlap=.5, mirror=.98, weakest_half=.07)
 _ANATOMICAL = _Scoring(_WEIGHTS, _INTERCEPT, _USUAL, LIMITS, 4.)
-_FUNCTIONAL = _Scoring(dict(mirror=-13.4, log_error=-1.69), 13.8, dict(mirror=.91, log_error=-.07),
-                       FUNCTIONAL_LIMITS, 8.)
+
+# of a PET or SPECT with an MRI, with a CT, see the page register_pet; a larger error is not trusted
+FUNCTIONAL_LIMITS = dict(overlap=.5, mirror=.98, weakest_half=.07, error_mm=2.)
+_WITH_MRI = _Scoring(dict(weakest_half=6.41, mirror=-31, log_error=-1.25), 27.2,
+                     dict(weakest_half=.39, mirror=.81, log_error=-.14), FUNCTIONAL_LIMITS, 8.)
+_WITH_CT = _Scoring(dict(weakest_half=.147, mirror=-86.7, log_error=-1.52), 84.8,
+                    dict(weakest_half=.17, mirror=.93, log_error=-.07), FUNCTIONAL_LIMITS, 8.)
+
+def _scoring(fixed:Pyramid, functional:bool) -> _Scoring:
+    "That of a kind of pair."
+    return _ANATOMICAL if not functional else _WITH_CT if fixed.is_ct else _WITH_MRI
 
 def _evidence(scoring:_Scoring, weakest_half:float, mirror:float, error_mm:float) -> dict[str, float]:
     "What each check adds to the log odds that a registration is right."
@@ -624,6 +635,7 @@ def _verdict(
     if weakest_half < scoring.limits.get('weakest_half', -9.): return 0., 'refused', _NOWHERE
     evidence = _evidence(scoring, weakest_half, mirror, error_mm)
     score = float(1/(1 + np.exp(-scoring.intercept - sum(evidence.values()))))
+    if error_mm > scoring.limits.get('error_mm', np.inf): score = min(score, GRADES['trusted'] - .01)
     if score >= GRADES['trusted']: return score, 'trusted', f"expected error {error_mm:.1f} mm"
     doubts = dict(weakest_half=_NOWHERE,
                   mirror=f"the mirror image of one scan fits nearly as well ({mirror:.0%})",
@@ -641,7 +653,7 @@ def judge(
     functional:bool=False,   # is one of them a PET or a SPECT?
 ) -> Registration:
     "What speaks for and against a pose."
-    scoring = _FUNCTIONAL if functional else _ANATOMICAL
+    scoring = _scoring(fixed, functional)
     back, blocks = expected_error(fixed, moving, t, seed)
     whole, half = prominence(fixed, moving, t, scoring.away_mm)
     checks = dict(overlap=overlap(fixed, moving, t), prominence=whole, weakest_half=half,
