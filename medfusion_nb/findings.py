@@ -98,7 +98,8 @@ KINDS = {
 FUNCTIONAL_KINDS = {
     'hot spot x3': Kind('functional', 'quiet', 4., times=3., fwhm=6., reason='tumour'),
     'hot spot x1.5': Kind('functional', 'active', 5., times=1.5, fwhm=6., reason='faint tumour, seizure'),
-    'hot spot x1.5 in white matter': Kind('functional', 'quiet', 4., times=1.5, fwhm=6., reason='faint tumour'),
+    'hot spot x1.5 in white matter': Kind('functional', 'quiet', 4., times=1.5, fwhm=6.,
+                                          reason='faint tumour'),
     'cold spot x0.5': Kind('functional', 'active', 5., times=.5, fwhm=6.,
                            reason='stroke, focus of epilepsy between seizures'),
     'MRI bright lesion': Kind('mri', 'parenchyma', 5., .25, reason='tumour'),

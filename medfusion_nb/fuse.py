@@ -44,8 +44,8 @@ def _uptake(
     grey, note = functional_grey(img)
     if note.startswith('luminance') and color_share(img):
         name = name if isinstance(name, (str, Path)) else 'an array'
-        warnings.warn(f"{name}: its colours are those of no known map, so their luminance stands for the uptake: "
-                      "what is hot may be dark", stacklevel=4)
+        warnings.warn(f"{name}: its colours are those of no known map, so their luminance stands for the "
+                      "uptake: what is hot may be dark", stacklevel=4)
     return grey
 
 def _through(

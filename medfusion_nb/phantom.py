@@ -637,7 +637,8 @@ def phantom_pet(
 ) -> PhantomPet:                        # SUV on the grid, truth
     "FDG PET of the seeded head of `phantom_volume`; raises `ValueError` for a negative blur or contrast."
     if not min(fwhm, noise, contrast) >= 0:
-        raise ValueError(f"PET of fwhm={fwhm:g} mm, noise={noise:g}, contrast={contrast:g}: none may be negative")
+        raise ValueError(f"PET of fwhm={fwhm:g} mm, noise={noise:g}, contrast={contrast:g}: none may be "
+                         "negative")
     tracer, hot = _tracer(seed, float(contrast), float(fwhm))
     misplace = misplace or sitk.Euler3DTransform()
     back, rng = misplace.GetInverse(), np.random.default_rng((seed, 21))

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Grid', 'PICTURES', 'fuse_volume', 'common_grid', 'Alignment', 'modality_names', 'scan_names', 'in_order',
-           'check_pair', 'check_patients', 'Refused', 'align', 'Uptake', 'Look', 'Study', 'ct_window', 'together',
-           'fuse_study', 'Labels', 'match_labels', 'carry_labels', 'is_colored', 'colored', 'color_slices',
-           'color_volume', 'three_planes', 'views', 'views_figure', 'is_nifti', 'may_write', 'check_one_file',
-           'check_study_output', 'registration_record', 'signed', 'record', 'fused_slices', 'contact_sheet',
-           'fill_folder', 'write_study', 'write_refused', 'candidate', 'write_studies', 'grid_word', 'read_scans',
-           'list_scans', 'fuse_scans']
+           'check_pair', 'check_patients', 'Refused', 'align', 'Uptake', 'Look', 'Study', 'ct_window', 'shown_range',
+           'ways', 'together', 'fuse_study', 'Labels', 'match_labels', 'carry_labels', 'is_colored', 'colored',
+           'color_slices', 'color_volume', 'three_planes', 'views', 'views_figure', 'is_nifti', 'may_write',
+           'check_one_file', 'check_study_output', 'registration_record', 'signed', 'record', 'fused_slices',
+           'contact_sheet', 'fill_folder', 'write_study', 'write_refused', 'candidate', 'write_studies', 'grid_word',
+           'read_scans', 'list_scans', 'fuse_scans']
 
 # %% ../nbs/06_study.ipynb #cell-003
 import gzip
@@ -310,7 +310,7 @@ def _unseen(scans:Sequence[Scan], window:tuple[float, float]|None, engine:Engine
     return notes
 
 # %% ../nbs/06_study.ipynb #bedf4b72
-def _shown(
+def shown_range(
     scan:Scan,
     range:Any=None, # highest number in full colour, or lowest and highest (alike: one); None: by the numbers
 ) -> tuple[float, float]|None: # see Uptake; None for a scan that is neither PET nor SPECT
@@ -318,10 +318,10 @@ def _shown(
     if scan.modality not in FUNCTIONAL:
         if range is None: return None
         raise ValueError(f"range {range}: only of a PET or SPECT, {scan.name} is neither: leave --range out")
-    low, high = uptake_range(scan)
-    if range is not None:
-        *lowest, highest = dict.fromkeys(np.ravel(range).tolist())
-        low, high = (lowest or [low*highest/high])[0], highest
+    given = [] if range is None else [*dict.fromkeys(np.ravel(range).tolist())]
+    try: low, high = given if len(given) == 2 else uptake_range(scan)
+    except ValueError as e: raise ValueError(f"{scan.name}: {e}") from e
+    if len(given) == 1: low, high = low*given[0]/high, given[0]
     if 0 <= low < high: return float(low), float(high)
     raise ValueError(f"range {low:g},{high:g}: give the highest number in full colour, or LOWEST,HIGHEST")
 
@@ -340,7 +340,10 @@ def _on_grid(
         return ct_unit(resample(scan.image, grid, transform, air), window)
     return sitk.Clamp(resample(mri_unit(scan.image), grid, transform), sitk.sitkFloat32, 0, 1)
 
-def _ways(alignment:Alignment, grid:Grid) -> tuple[sitk.Transform|None, sitk.Transform|None]:
+def ways(
+    alignment:Alignment,
+    grid:Grid, # 'mri': that of the second scan; any other lies in the space of the first
+) -> tuple[sitk.Transform|None, sitk.Transform|None]: # None: the same point
     "From points of the grid to points of the CT, and of the MRI."
     t = alignment.transform
     return (_inverse(t), None) if grid == 'mri' else (None, t)
@@ -354,8 +357,8 @@ def together(
     "Two aligned scans as the network gets them; raises `ValueError` for a window or a grid that cannot be."
     scans = alignment.ct, alignment.mri
     (window, _), place = ct_window(scans, window), common_grid(alignment.ct.image, alignment.mri.image, grid)
-    shown = _shown(alignment.mri, range)
-    a, b = (_on_grid(s, place, t, window, shown) for s, t in zip(scans, _ways(alignment, grid)))
+    shown = shown_range(alignment.mri, range)
+    a, b = (_on_grid(s, place, t, window, shown) for s, t in zip(scans, ways(alignment, grid)))
     return a, b
 
 # %% ../nbs/06_study.ipynb #7bfeaf7c
@@ -372,16 +375,17 @@ def fuse_study(
     range:Any=None,
 ) -> Study:
     "Resample and fuse two aligned scans; raises `ValueError` naming what stands in the way."
-    scans, to = (alignment.ct, alignment.mri), _ways(alignment, grid)
+    scans, to = (alignment.ct, alignment.mri), ways(alignment, grid)
     window, why = ct_window(scans, window)
     a, b = together(alignment, window, grid, range)
-    shown = _shown(scans[1], range)
+    shown = shown_range(scans[1], range)
     uptake = Uptake(resample(scans[1].image, a, to[1]), scans[1].unit, *shown) if shown else None
     axis = slice_axis(a)
     def slices(v): return _across(v, axis)
     one, two = (slices(sitk.GetArrayViewFromImage(v)) for v in (a, b))
     seen, seen_too = (slices(cover(s.image, a, t, gaps=s.gaps)) for s, t in zip(scans, to))
-    if shown and scans[0].modality != 'CT': one, two, seen, seen_too = two, one, seen_too, seen # it stays an MRI
+    if shown and scans[0].modality != 'CT': # the MRI keeps its place in the network
+        one, two, seen, seen_too = two, one, seen_too, seen
     found = fuse_volume(engine, one, two, seen, seen_too, batch_size, progress)
     if axis != 2: found = np.moveaxis(found[:, ::-1], 0, 2 - axis)
     fused = like(np.ascontiguousarray(np.clip(found, 0, 1)), a)
@@ -542,7 +546,7 @@ def views(
     point:Any=None,       # see three_planes
     step:float=1.,        # pixels of the pictures, mm
 ) -> list[np.ndarray]:    # 9: axial, coronal, sagittal of the CT, then of the MRI, then of the fused volume
-    "Three planes of the sources and of the fused volume, upright, with square pixels; this one in its colours."
+    "Three planes of the sources and of the fused volume in its colours, upright, with square pixels."
     planes = three_planes((study.ct, study.mri, study.fused), point, step)
     if not is_colored(study): return planes
     return planes[:6] + [colored(study, *three, step) for three in zip(planes[:3], planes[3:6], planes[6:])]
@@ -984,8 +988,8 @@ def _check_look(given:dict[str, Any], mri:Scan) -> None:
         raise ValueError(f"--style {given['style']} is for a PET or SPECT, {mri.name} is an {name}: leave it "
                          "out; --tint tells the scans apart by colour")
     if given['tint'] and of_function:
-        raise ValueError(f"--tint is for two scans without colour, {mri.name} is a {name}, which has its own: "
-                         "leave it out")
+        raise ValueError(f"--tint is for two scans without colour, {mri.name} is a {name}, which has its "
+                         "own: leave it out")
 
 def _check_scans(given:dict[str, Any], scans:Sequence[Scan]) -> None:
     "Raises `ValueError` for what is known to fail before any registration."
@@ -995,7 +999,7 @@ def _check_scans(given:dict[str, Any], scans:Sequence[Scan]) -> None:
     for mri in others:
         ct, mri = in_order(ct, mri)
         check_pair(ct, mri)
-        _shown(mri, given['range'])
+        shown_range(mri, given['range'])
         _check_look(given, mri)
         if not given['any_patient']: check_patients(ct, mri)
 
@@ -1017,8 +1021,9 @@ def read_scans(
     wanted = _modalities(given, n)
     if wanted == [None, None] and not any(picks): wanted = _in_one_folder(paths) or wanted
     read = partial(read_volume, index=given['index'], allow_gaps=given['allow_gaps'])
-    scans = [_in_suv(read(p, modality, pick, hu=hu or modality not in (None, 'CT'), prefer=kind), given['range'])
+    scans = [read(p, modality, pick, hu=hu or modality not in (None, 'CT'), prefer=kind)
              for p, modality, pick, kind in zip(paths, wanted, picks, prefer)]
+    scans = [_in_suv(s, given['range']) for s in scans]
     _check_distinct(paths, scans)
     _check_scans(given, scans)
     return scans
@@ -1081,7 +1086,8 @@ def _fuse_scans(given:dict[str, Any], out:Path) -> dict[str, Any]: # network, wr
     sources = _sources(given)
     before = stamps(sources)
     ct, *others = read_scans(given, paths)
-    labels = match_labels(read_labels(drawn, given['index']), *in_order(ct, others[0]), drawn) if drawn else None
+    pair = in_order(ct, others[0])
+    labels = match_labels(read_labels(drawn, given['index']), *pair, drawn) if drawn else None
     network = which_network(given['weights'], given['device'])
     engine = load_engine(network, given['device'], given['bf16'], given['threads'])
     names = _folder_names(paths[1:])

@@ -43,7 +43,7 @@ from .volume import (FUNCTIONAL, Scan, canonical, is_volume, modality_name, mri_
 from .nuclear import to_suv
 from .color import STYLES, _strips, source_level, tint_color, to_uptake
 from .engine import Engine, as_engine, load_engine
-from .study import Study, _shown, _ways, scan_names
+from .study import Study, scan_names, shown_range, ways
 from .fuse import fuse
 
 # %% ../nbs/09_view.ipynb #01bf9769
@@ -155,7 +155,7 @@ def resolve(
     if modality in FUNCTIONAL:
         if range is None and not (outside or unit): range = 1.
         name = modality_name(modality)
-        range = _shown(Scan(image, modality, [], [], set(), name, unit=unit or ''), range)
+        range = shown_range(Scan(image, modality, [], [], set(), name, unit=unit or ''), range)
     elif range is None: range = mri_range(image) if outside else (0., 1.)
     return source._replace(unit=unit or '', range=range)
 
@@ -1001,7 +1001,7 @@ def study_sources(study:Study) -> tuple[Source, Source]:
             air = float(sitk.GetArrayViewFromImage(scan.image).min())
             return Source(resample(scan.image, study.fused, way, air), 'CT', scan.unit)
         return Source(resample(scan.image, study.fused, way), scan.modality, '', mri_range(scan.image))
-    to_ct, to_mri = _ways(study.alignment, study.reference)
+    to_ct, to_mri = ways(study.alignment, study.reference)
     return of(study.alignment.ct, to_ct), of(study.alignment.mri, to_mri)
 
 def study_scene(
