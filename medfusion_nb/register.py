@@ -597,15 +597,17 @@ class _Scoring(NamedTuple):
     usual:dict[str, float]
     limits:dict[str, float]
     away_mm:float # how far the head is moved to see whether the pose stands out
+    most:dict[str, float]|None=None # of the mirror image, and of the expected error in mm, to be trusted
 
 _ANATOMICAL = _Scoring(_WEIGHTS, _INTERCEPT, _USUAL, LIMITS, 4.)
 
-# of a PET or SPECT with an MRI, with a CT, see the page register_pet; a larger error is not trusted
-FUNCTIONAL_LIMITS = dict(overlap=.5, mirror=.98, weakest_half=.07, error_mm=2.)
+# of a PET or SPECT with an MRI, with a CT, see the page register_pet
+FUNCTIONAL_LIMITS = dict(overlap=.5, mirror=.98, weakest_half=.07)
+_MOST = dict(mirror=LIMITS['mirror'], error_mm=2.)
 _WITH_MRI = _Scoring(dict(weakest_half=6.41, mirror=-31, log_error=-1.25), 27.2,
-                     dict(weakest_half=.39, mirror=.81, log_error=-.14), FUNCTIONAL_LIMITS, 8.)
-_WITH_CT = _Scoring(dict(weakest_half=.147, mirror=-86.7, log_error=-1.52), 84.8,
-                    dict(weakest_half=.17, mirror=.93, log_error=-.07), FUNCTIONAL_LIMITS, 8.)
+                     dict(weakest_half=.39, mirror=.81, log_error=-.14), FUNCTIONAL_LIMITS, 8., _MOST)
+_WITH_CT = _Scoring(dict(weakest_half=2.18, mirror=-103.2, log_error=-1.48), 100.6,
+                    dict(weakest_half=.17, mirror=.93, log_error=-.11), FUNCTIONAL_LIMITS, 8., _MOST)
 
 def _scoring(fixed:Pyramid, functional:bool) -> _Scoring:
     "That of a kind of pair."
@@ -635,7 +637,8 @@ def _verdict(
     if weakest_half < scoring.limits.get('weakest_half', -9.): return 0., 'refused', _NOWHERE
     evidence = _evidence(scoring, weakest_half, mirror, error_mm)
     score = float(1/(1 + np.exp(-scoring.intercept - sum(evidence.values()))))
-    if error_mm > scoring.limits.get('error_mm', np.inf): score = min(score, GRADES['trusted'] - .01)
+    if scoring.most and (mirror > scoring.most['mirror'] or error_mm > scoring.most['error_mm']):
+        score = min(score, GRADES['trusted'] - .01)
     if score >= GRADES['trusted']: return score, 'trusted', f"expected error {error_mm:.1f} mm"
     doubts = dict(weakest_half=_NOWHERE,
                   mirror=f"the mirror image of one scan fits nearly as well ({mirror:.0%})",
