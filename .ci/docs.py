@@ -105,7 +105,7 @@ def code_words(cfg):
     files = [*cfg.lib_path.glob('*.py'), *ROOT.glob('tests/*.py'), *ROOT.glob('.ci/*'),
              ROOT/'settings.ini', ROOT/'setup.py',
              *ROOT.glob('.github/workflows/*'), *cfg.lib_path.glob('weights/*.json')]
-    text = [p.read_text(encoding='utf-8', errors='replace') for p in files]
+    text = [p.read_text(encoding='utf-8', errors='replace') for p in files if p.is_file()]
     for page in cfg.nbs_path.glob('*.ipynb'):
         text += [c.source for c in nbformat.read(page, 4).cells if c.cell_type == 'code']
     paths = [*ROOT.iterdir(), *cfg.nbs_path.iterdir(), *cfg.lib_path.rglob('*')]
