@@ -119,7 +119,8 @@ def test_a_cluster_and_its_end(table, tmp_path, cluster):
     wait_for(lambda: made(out))
     scheduler.kill()
     code, said, err = finish(process)
-    assert 12 <= code <= 14 and 'not run: the scheduler went away' in said, (code, said, err)
+    # of a study that was done as the scheduler died, nobody may have been told
+    assert 12 <= code <= 15 and 'not run: the scheduler went away' in said, (code, said, err)
     whole = made(out)
     code, said, err = run(table, out, '--scheduler', where)
     assert code == 2 and 'no Dask scheduler answers' in err and err.count('\n') == 1, err
