@@ -38,12 +38,12 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from . import __version__
-from .core import (NoSpace, Option, check_unchanged, command, log, needs_extra, printable, staged, stamps,
-                               to_json, usual_threads)
+from .core import (NoSpace, Option, check_unchanged, command, log, needs_extra, printable,
+                               staged, stamps, to_json, usual_threads)
 from .data import PAIRS, WINDOWS, Window, get_pair, parse_range, parse_window
 from .phantom import like, middle, phantom_volume
-from .volume import (FUNCTIONAL, RECORD, VOLUMES, check_folder, first_patients, is_volume, named_modality,
-                                 write_nifti_image, write_original)
+from .volume import (FUNCTIONAL, RECORD, VOLUMES, check_folder, first_patients, is_volume,
+                                 named_modality, write_nifti_image, write_original)
 from .register import judge_pose, misplace, random_motion, save_transform
 from .engine import Engine, load_engine, which_network
 from .study import (Alignment, Look, Refused, Study, align, fill_folder, fuse_study, grid_word,
@@ -525,8 +525,8 @@ def _judged(alignment:Alignment) -> dict[str, Any]: # status, registration
     r, found = alignment.registration, alignment.registration is not None
     if r is None:
         with suppress(ValueError, RuntimeError):
-            functional = alignment.mri.modality in FUNCTIONAL
-            r = judge_pose(alignment.ct.image, alignment.mri.image, alignment.transform, functional=functional)
+            a, functional = alignment, alignment.mri.modality in FUNCTIONAL
+            r = judge_pose(a.ct.image, a.mri.image, a.transform, functional=functional)
     grade = 'not registered' if r is None else r.grade
     compared = found and alignment.source == 'headers' # the registration was not used
     if compared and grade == 'refused': grade = 'look at it'
@@ -942,7 +942,7 @@ def _check_options(options:Options, spread:Spread, cases:Sequence[Case]) -> None
         try: sensible = .05 <= float(options.grid) <= 50
         except ValueError: sensible = False
         if not sensible:
-            raise ValueError(f'grid {options.grid!r}: use ct, mri, that of --pair, or a step in mm, such as 1')
+            raise ValueError(f'grid {options.grid!r}: use ct, mri, that of --pair, or a step in mm')
     if spread.scheduler is None: _engine(options.weights)
     elif spread.workers is not None: raise ValueError('--workers is for this machine, --scheduler for others')
     low = [k for k, v in dict(workers=spread.workers or 0, retries=spread.retries).items() if v < 0]

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from .color import keep_luminance, oklab
+from .core import needs_extra, staged
 from .data import find_pairs, luminance, read_image, to_float, write_image
 
 if TYPE_CHECKING:
@@ -82,12 +83,11 @@ def read_uptake(
 # %% ../nbs/04a_functional.ipynb #9cfac178
 def functional_grey(
     image:np.ndarray, # (H,W,3) RGB in [0,1], a PET or SPECT as a picture; or (H,W), grey
-) -> tuple[np.ndarray, str]: # (H,W) in [0,1], and a note
+) -> tuple[np.ndarray, str]: # (H,W) in [0,1]; the colour map, '' where there is none that is known
     "What stands for a functional picture: its uptake where its colour map is known, else its luminance."
-    if image.ndim == 2: return image, 'grey as it is'
-    try: uptake, name = read_uptake(image)
-    except ValueError: return luminance(image), 'luminance of its colours, which fit no known colour map'
-    return uptake, f'uptake, read from its colours by the map {name}'
+    if image.ndim == 2: return image, ''
+    try: return read_uptake(image)
+    except ValueError: return luminance(image), ''
 
 # %% ../nbs/04a_functional.ipynb #6f7147a3
 def functional_pairs(
@@ -152,7 +152,7 @@ def area_table(
     value:str='auc',               # or 'auc_color', 'kept'
 ) -> 'pd.DataFrame':               # methods x kinds, and the mean of the kinds; last the scan itself
     "One row a method, one column a kind."
-    import pandas as pd
+    with needs_extra('a table of findings'): import pandas as pd
     d = pd.DataFrame(list(rows))
     t = d.pivot(index='method', columns='kind', values=value)
     t = t.loc[[*dict.fromkeys(d.method)], [*dict.fromkeys(d.kind)]] # in the order of the rows
@@ -171,21 +171,23 @@ def vanished(
 # %% ../nbs/04a_functional.ipynb #3da021bf
 def training_folder(
     root:Path|str,              # folder that holds the folders CT-MRI, PET-MRI and SPECT-MRI
-    out:Path|str,               # folder to write, with CT and MRI
+    out:Path|str,               # folder to write, with CT and MRI, whole or not at all
     held:Iterable[str]=(),      # SPECT patients that stay out
     each:tuple[int, int]=(18, 9), # slices of a patient: PET, SPECT
 ) -> int:                       # pairs written; `FileExistsError` where the folder exists
     "All pairs in one folder for `medfusion_finetune`, uptake in place of the CT."
-    root, out, held = Path(root), Path(out), set(held)
-    for folder in ('CT', 'MRI'): (out/folder).mkdir(parents=True)
+    root, out, held = Path(root), Path(out), {*held}
+    if out.exists(): raise FileExistsError(f"{out} exists: choose another name")
     pairs = find_pairs(root/'CT-MRI')
-    for p in pairs:
-        for folder, file in (('CT', p.a), ('MRI', p.b)): copyfile(file, out/folder/file.name)
     n = len(pairs)
-    for code, source, k in (('10', 'PET', each[0]), ('20', 'SPECT', each[1])):
-        for name, uptake, mri in functional_pairs(root, source, k):
-            if source == 'SPECT' and name[:-3] in held: continue
-            for folder, image in (('CT', uptake), ('MRI', mri)):
-                write_image(out/folder/f'{code}{int(name[:-3]):02d}{name[-3:]}.png', image)
-            n += 1
+    with staged(out, folder=True) as part:
+        for folder in ('CT', 'MRI'): (part/folder).mkdir()
+        for p in pairs:
+            for folder, file in (('CT', p.a), ('MRI', p.b)): copyfile(file, part/folder/file.name)
+        for code, source, k in (('10', 'PET', each[0]), ('20', 'SPECT', each[1])):
+            for name, uptake, mri in functional_pairs(root, source, k):
+                if source == 'SPECT' and name[:-3] in held: continue
+                for folder, image in (('CT', uptake), ('MRI', mri)):
+                    write_image(part/folder/f'{code}{int(name[:-3]):02d}{name[-3:]}.png', image)
+                n += 1
     return n

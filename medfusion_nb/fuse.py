@@ -41,8 +41,8 @@ def _uptake(
     name:Any,       # file, or array
 ) -> np.ndarray:    # (H,W) in [0,1]
     "What stands for a PET or SPECT, see functional_grey; warns of colours that are not known."
-    grey, note = functional_grey(img)
-    if note.startswith('luminance') and color_share(img):
+    grey, known = functional_grey(img)
+    if not known and color_share(img):
         name = name if isinstance(name, (str, Path)) else 'an array'
         warnings.warn(f"{name}: its colours are those of no known map, so their luminance stands for the "
                       "uptake: what is hot may be dark", stacklevel=4)
@@ -389,9 +389,9 @@ _Window = Option(f"CT window: {', '.join(WINDOWS)}, or CENTRE,WIDTH in HU (defau
                  "where the headers say that another part was examined)", parse_window, group='volumes')
 
 _Range = Option("of images of more than 8 bits the number that is white, or one for each of the two, such as "
-                "255,4095 (default: 65535, or by the largest number of a folder where 16 bits are not used); of "
-                "a PET or SPECT volume the number in full colour, or the lowest and the highest, such as 2,10, "
-                "in SUV or in its own unit (default: by its numbers)", parse_range)
+                "255,4095 (default: 65535, or by the largest number of a folder where 16 bits are not "
+                "used); of a PET or SPECT volume the number in full colour, or the lowest and the highest, "
+                "such as 2,10, in SUV or in its own unit (default: by its numbers)", parse_range)
 
 def _refuse(
     given:dict[str, Any], # options of the command

@@ -20,9 +20,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from .phantom import like
-from .volume import (FUNCTIONAL, _UNITS, Scan, _base_header, _copy, _ds, _file_meta, _items, _otsu,
-                                 _put, _series_header, _signed, _source_items, _text, _texts, _values,
-                                 _write_nuclear, _write_slice, modality_name, orientation, write_nifti_image)
+from .volume import (FUNCTIONAL, _UNITS, Scan, _base_header, _copy, _ds, _file_meta, _items,
+                                 _otsu, _put, _series_header, _signed, _sources, _text, _texts, _values,
+                                 _write_nuclear, _write_slice, modality_name, orientation,
+                                 write_nifti_image)
 
 # %% ../nbs/00e_nuclear.ipynb #b7ce6945
 _OWN = 'fuse it in its own unit with --range LOWEST,HIGHEST'
@@ -284,12 +285,11 @@ def suv_factor(
 
 # %% ../nbs/00e_nuclear.ipynb #a5cea5bc
 def to_suv(
-    scan:Scan,       # PET; a SPECT only where `suv` is auto or never
-    suv:str='must',  # must: SUV or an error; auto: its own units where there is no SUV, and a note; never
-) -> Scan:           # float32; its unit says what it is
+    scan:Scan,      # PET; a SPECT only without `must`
+    must:bool=True, # SUV or an error? Else its own units where there is no SUV, and a note
+) -> Scan:          # float32; its unit says what it is
     "A PET in SUV (body weight); raises `ValueError` naming the file, the missing tag, and the way round."
-    if suv not in ('must', 'auto', 'never'): raise ValueError(f"suv {suv!r} is none of must, auto, never")
-    if suv == 'never' or scan.unit == 'SUV': return scan
+    if scan.unit == 'SUV': return scan
     bare = Dataset()
     bare.filename = scan.name
     try:
@@ -299,7 +299,7 @@ def to_suv(
             raise _NoSUV(bare, "it has no DICOM header, which would say dose, time and weight")
         factor, notes = suv_factor(scan.headers, scan.unit)
     except _NoSUV as e:
-        if suv == 'must': raise
+        if must: raise
         return scan._replace(notes=[*scan.notes, *_kept(scan, e.why)])
     image = like(sitk.GetArrayViewFromImage(scan.image)*np.float32(factor), scan.image)
     said = f"converted to SUV (body weight): {scan.unit} times {factor:.4g}; " + '; '.join(notes)
@@ -391,17 +391,6 @@ def write_rgb_dicom(
         ds.save_as(folder/f'{k + 1:04d}.dcm', enforce_file_format=True)
         written.append(folder/f'{k + 1:04d}.dcm')
     return written
-
-def _sources(
-    grid:sitk.Image,
-    scans:Sequence[tuple[Scan|None, sitk.Transform|None]], # and from a point of the grid to one of the scan
-    deidentify:bool,
-) -> list[list[Dataset]]: # for each slice of the grid, items of SourceImageSequence
-    "The slices of all sources that each slice of a grid cuts; none where they are not to be named."
-    found:list[list[Dataset]] = [[] for _ in range(grid.GetDepth())]
-    for scan, transform in scans if not deidentify else ():
-        if scan is not None: found = [a + b for a, b in zip(found, _source_items(grid, scan, transform))]
-    return found
 
 # %% ../nbs/00e_nuclear.ipynb #d95a805f
 _CODES = {unit: code for code, unit in _UNITS.items()} # the unit of a scan -> Units

@@ -560,8 +560,8 @@ def phantom_volume(
 
 # %% ../nbs/00a_phantom.ipynb #8905bacb
 _UPTAKE = dict( # SUV
-    air=0., skin=1., fat=.3, muscle=1., bone=.4, diploe=.9, dura=1.5, csf=.4, ventricle=.4, grey=10., nuclei=10.,
-    pallidum=6., white=2.5, lesion=2.5, calcification=2.5)
+    air=0., skin=1., fat=.3, muscle=1., bone=.4, diploe=.9, dura=1.5, csf=.4, ventricle=.4, grey=10.,
+    nuclei=10., pallidum=6., white=2.5, lesion=2.5, calcification=2.5)
 _CEREBELLUM = 7/8 # of the cortex
 
 def _places(mask:np.ndarray, h:float=1.) -> np.ndarray: # (n,3) mm along x, y, z

@@ -30,10 +30,11 @@ from . import __version__
 from .core import check_unchanged, claimed, clear_leftovers, log, show_images, staged, stamps
 from .data import WINDOWS, Window, get_pair, get_window, write_image
 from .phantom import like, make_grid, middle
-from .volume import (FUNCTIONAL, RECORD, RESEARCH, VOLUMES, Scan, body_part, canonical, check_folder,
-                                 cover, ct_unit, find_series, is_head, is_volume, list_series, modality_name,
-                                 mri_unit, named_modality, orientation, read_labels, read_volume, resample, slice_axis,
-                                 write_dicom, write_nifti, write_nifti_image)
+from .volume import (FUNCTIONAL, RECORD, RESEARCH, VOLUMES, Scan, body_part, canonical,
+                                 check_folder, cover, ct_unit, find_series, is_head, is_volume, list_series,
+                                 modality_name, mri_unit, named_modality, orientation, read_labels,
+                                 read_volume, resample, slice_axis, write_dicom, write_nifti,
+                                 write_nifti_image)
 from .register import (Registration, checkerboard_figure, edge_overlay_figure,
                                    load_transform, register as register_scans, save_transform)
 from .nuclear import to_suv, uptake_range, write_numbers, write_rgb_dicom, write_rgb_nifti
@@ -377,8 +378,8 @@ def fuse_study(
     "Resample and fuse two aligned scans; raises `ValueError` naming what stands in the way."
     scans, to = (alignment.ct, alignment.mri), ways(alignment, grid)
     window, why = ct_window(scans, window)
-    a, b = together(alignment, window, grid, range)
     shown = shown_range(scans[1], range)
+    a, b = together(alignment, window, grid, shown)
     uptake = Uptake(resample(scans[1].image, a, to[1]), scans[1].unit, *shown) if shown else None
     axis = slice_axis(a)
     def slices(v): return _across(v, axis)
@@ -952,7 +953,7 @@ def _in_one_folder(paths:Sequence[str]) -> list[str|None]: # [] where nothing is
 def _in_suv(scan:Scan, range:Any) -> Scan:
     "A PET in SUV; without a range raises `ValueError` where its headers do not allow it."
     if scan.modality != 'PT' or not scan.headers: return scan
-    return to_suv(scan, 'must' if range is None else 'auto')
+    return to_suv(scan, must=range is None)
 
 def _same_values(a:Scan, b:Scan) -> bool:
     "Do two scans hold the same voxels?"

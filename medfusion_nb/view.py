@@ -961,7 +961,7 @@ def _source(
     if isinstance(x, (str, Path)) and is_volume(x):
         x = read_volume(x, modality, hu=False)
         if modality == 'CT': x = x._replace(unit=None) # that the values tell
-        if x.modality == 'PT': x = to_suv(x, 'auto')
+        if x.modality == 'PT': x = to_suv(x, must=False)
     if isinstance(x, Scan): return Source(x.image, x.modality or modality, x.unit)
     return Source(_loaded(x, modality_name(modality)), modality)
 

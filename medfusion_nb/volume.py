@@ -2663,6 +2663,18 @@ def _source_items(
         return [_reference(*pair) for pair in uids if all(pair)]
     return [items(k) for k in range(n)]
 
+def _sources(
+    grid:sitk.Image,
+    scans:Sequence[tuple[Scan|None, sitk.Transform|None]], # and from a point of the grid to one of the scan
+    deidentify:bool,
+) -> list[list[Dataset]]: # for each slice of the grid, items of SourceImageSequence
+    "The slices of all sources that each slice of a grid cuts; none where they are not to be named."
+    found:list[list[Dataset]] = [[] for _ in range(grid.GetDepth())]
+    for scan, transform in scans if not deidentify else ():
+        if scan is not None: found = [a + b for a, b in zip(found, _source_items(grid, scan, transform))]
+    return found
+
+
 # %% ../nbs/00b_volume.ipynb #cell-094
 def write_dicom(
     image:sitk.Image,      # values in [0,1], on any grid in the space of the reference
@@ -2681,11 +2693,7 @@ def write_dicom(
     stored, ds, written = check_levels(image), _base_header(reference, other, deidentify), []
     _series_header(ds, image, modality, description)
     ds.file_meta = _file_meta(ds, ExplicitVRLittleEndian)
-    sources:list[list[Dataset]] = [[] for _ in stored]
-    if not deidentify:
-        sources = _source_items(image, reference)
-        if other is not None:
-            sources = [a + b for a, b in zip(sources, _source_items(image, other, transform))]
+    sources = _sources(image, ((reference, None), (other, transform)), deidentify)
     for k, (pixels, items) in enumerate(zip(stored, sources)):
         if items: ds.SourceImageSequence = items
         else: ds.pop('SourceImageSequence', None) # that of the slice before
